@@ -1,0 +1,380 @@
+"""Rows of text with labels, in three splits: the way in for everybody's data."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsenv.errors import InputError, require
+
+SPLITS = ("train", "validation", "test")
+SUFFIXES = (".parquet", ".csv", ".jsonl")
+
+Ints = npt.NDArray[np.int64]
+Columns = Mapping[str, Sequence[Any]]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one split, in the order of their file.
+
+    Attributes:
+        texts: n strings, none empty.
+        labels: (n,) class ids.
+        pairs: n second texts (inference data), or None.
+        sources: n names of where a row comes from, or None.
+    """
+
+    texts: list[str]
+    labels: Ints
+    pairs: list[str] | None = None
+    sources: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @property
+    def strata(self) -> Ints:
+        """(n,) ids of the groups that share label and source: what every stratified draw is stratified by."""
+        if self.sources is None:
+            return self.labels
+        names = {name: number for number, name in enumerate(sorted(set(self.sources)))}
+        return self.labels * len(names) + np.array([names[name] for name in self.sources], np.int64)
+
+    def take(self, ids: Sequence[int] | Ints) -> Rows:
+        """Return the rows with these ids, in the order given."""
+        chosen = [int(i) for i in ids]
+
+        def pick(column: list[str] | None) -> list[str] | None:
+            return None if column is None else [column[i] for i in chosen]
+
+        return Rows([self.texts[i] for i in chosen], self.labels[chosen], pick(self.pairs), pick(self.sources))
+
+
+@dataclass(frozen=True)
+class TextDataset:
+    """Labelled texts with a train, a validation and a test split.
+
+    Attributes:
+        name: a short name; it becomes the task's name.
+        train: the pool that rows are selected from.
+        validation: cut into the reward and the selection half by a task.
+        test: read once, by the final result.
+        class_names: one name a class, in the order of the class ids.
+        meta: what is known of the dataset (title, sources, licences); JSON-able.
+        derivation: how it was made from another dataset (label noise, target source); JSON-able.
+    """
+
+    name: str
+    train: Rows
+    validation: Rows
+    test: Rows
+    class_names: tuple[str, ...]
+    meta: dict[str, Any] = field(default_factory=dict)
+    derivation: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def splits(self) -> dict[str, Rows]:
+        """The three splits by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over every row of every split: what a selection is bound to."""
+        digest = hashlib.sha256()
+        for split, rows in self.splits.items():
+            digest.update(f"{split}:{len(rows)};".encode())
+            for column in (rows.texts, rows.pairs, rows.sources):
+                for text in column or ():
+                    data = text.encode("utf-8", "surrogatepass")
+                    digest.update(len(data).to_bytes(4, "little"))
+                    digest.update(data)
+            digest.update(rows.labels.astype("<i8").tobytes())
+        return digest.hexdigest()
+
+    def with_label_noise(self, share: float, seed: int = 0) -> TextDataset:
+        """Give a share of the training rows another class, drawn uniformly from the other classes.
+
+        Args:
+            share: of the training rows, 0 to 1; the rows are drawn uniformly.
+            seed: of numpy's default generator.
+
+        Raises:
+            InputError: for a share outside 0 to 1.
+        """
+        if not 0 <= share <= 1:
+            raise InputError(f"label noise {share!r} is not a share: allowed are 0 to 1")
+        rng = np.random.default_rng(seed)
+        labels = self.train.labels.copy()
+        flipped = rng.permutation(len(labels))[: round(share * len(labels))]
+        classes = len(self.class_names)
+        labels[flipped] = (labels[flipped] + rng.integers(1, classes, len(flipped))) % classes
+        how = {"label_noise": share, "label_noise_seed": seed}
+        return replace(self, train=replace(self.train, labels=labels), derivation={**self.derivation, **how})
+
+    def with_target_source(self, source: str) -> TextDataset:
+        """Keep only one source's rows in validation and test: the pool is then not the target.
+
+        Raises:
+            InputError: where the dataset has no sources, or none of this name in a split.
+        """
+        kept = {}
+        for split in ("validation", "test"):
+            rows = self.splits[split]
+            if rows.sources is None:
+                raise InputError(f"dataset {self.name!r} has no 'source' column, so no target source can be chosen")
+            ids = [i for i, name in enumerate(rows.sources) if name == source]
+            if not ids:
+                known = ", ".join(sorted(set(rows.sources)))
+                raise InputError(f"no {split} row has the source {source!r}; sources: {known}")
+            kept[split] = rows.take(ids)
+        how = {"target_source": source}
+        return replace(self, validation=kept["validation"], test=kept["test"], derivation={**self.derivation, **how})
+
+    @classmethod
+    def from_columns(
+        cls,
+        splits: Mapping[str, Any],
+        *,
+        name: str = "own",
+        text: str = "text",
+        label: str = "label",
+        text_pair: str = "text_pair",
+        source: str = "source",
+        meta: Mapping[str, Any] | None = None,
+    ) -> TextDataset:
+        """Make a dataset from columns: lists, arrays, or a pandas / datasets table for each split.
+
+        Args:
+            splits: ``{"train": table, "validation": table, "test": table}``; a table maps column names to sequences
+                of equal length (a dict of lists, a pandas DataFrame, a ``datasets.Dataset``).
+            name: of the dataset.
+            text, label: names of the columns that must be there.
+            text_pair, source: names of the columns that may be there.
+            meta: what is known of the dataset; ``label_names`` in it names the classes 0, 1, ...
+
+        Raises:
+            InputError: for a missing split or column, an empty text, fewer than two classes in training, or a label
+                that training does not have.
+        """
+        info = dict(meta or {})
+        raw: dict[str, tuple[list[str], list[Any], list[str] | None, list[str] | None]] = {}
+        for split in SPLITS:
+            if split not in splits:
+                raise InputError(f"dataset {name!r} has no {split!r} split; found: {', '.join(map(str, splits)) or 'none'}")
+            where = f"split {split!r} of {name!r}"
+            table = _columns(splits[split])
+            for column in (text, label):
+                if column not in table:
+                    raise InputError(f"{where} has no column {column!r}; found: {', '.join(table)}")
+            raw[split] = (
+                _texts(table[text], f"column {text!r} of {where}"),
+                list(table[label]),
+                _texts(table[text_pair], f"column {text_pair!r} of {where}") if text_pair in table else None,
+                [str(value) for value in table[source]] if source in table else None,
+            )
+            if len({len(column) for column in raw[split] if column is not None}) != 1:
+                raise InputError(f"the columns of {where} have different lengths")
+            if not raw[split][0]:
+                raise InputError(f"{where} has no rows")
+        for optional, column in ((2, text_pair), (3, source)):
+            if len({raw[split][optional] is None for split in SPLITS}) > 1:
+                raise InputError(f"column {column!r} of {name!r} is in some splits and not in others")
+        names, ids = _classes(info.get("label_names"), {split: raw[split][1] for split in SPLITS}, name)
+        rows = {split: Rows(raw[split][0], ids[split], raw[split][2], raw[split][3]) for split in SPLITS}
+        return cls(name, rows["train"], rows["validation"], rows["test"], names, info)
+
+    @classmethod
+    def from_folder(cls, folder: str | Path, **columns: str) -> TextDataset:
+        """Read ``train``, ``validation`` and ``test`` (``.parquet``, ``.csv`` or ``.jsonl``) and, if there, ``meta.json``.
+
+        Args:
+            folder: the folder; its name becomes the dataset's.
+            columns: ``text=``, ``label=``, ``text_pair=``, ``source=`` where the columns have other names.
+
+        Raises:
+            InputError: for a missing folder or split, an unreadable file, or anything ``from_columns`` refuses.
+        """
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise InputError(f"{str(folder)!r} is not a folder")
+        tables = {}
+        for split in SPLITS:
+            found = [folder / f"{split}{suffix}" for suffix in SUFFIXES if (folder / f"{split}{suffix}").is_file()]
+            if len(found) != 1:
+                have = ", ".join(path.name for path in found) or "none of them"
+                raise InputError(f"folder {str(folder)!r} must hold one of {split}{{{','.join(SUFFIXES)}}}; found {have}")
+            tables[split] = read_table(found[0])
+        meta_file = folder / "meta.json"
+        meta: dict[str, Any] = {}
+        if meta_file.is_file():
+            try:
+                meta = json.loads(meta_file.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise InputError(f"{str(meta_file)!r} is not JSON: {error}") from error
+            if not isinstance(meta, dict):
+                raise InputError(f"{str(meta_file)!r} must hold a JSON object")
+        return cls.from_columns(tables, name=folder.resolve().name, meta=meta, **columns)
+
+    @classmethod
+    def from_hub(cls, path: str, *, subset: str | None = None, revision: str | None = None, **columns: str) -> TextDataset:
+        """Load a dataset with the ``datasets`` library: a name on the Hugging Face hub, or a local folder of its layout.
+
+        Args:
+            path: hub name (``owner/name``) or folder.
+            subset: the configuration's name, where the dataset has several.
+            revision: a commit, tag or branch of the hub repository.
+            columns: as in ``from_columns``.
+
+        Raises:
+            InputError: where the hub or the dataset cannot be read, or ``from_columns`` refuses it.
+            MissingExtraError: without the extra ``build``.
+        """
+        library = require("datasets", "build")
+        try:
+            loaded = library.load_dataset(path, subset, revision=revision)
+        except (OSError, ValueError, library.exceptions.DatasetsError) as error:
+            raise InputError(f"dataset {path!r} could not be loaded: {error}") from error
+        label = columns.get("label", "label")
+        meta: dict[str, Any] = {"hub_id": path, "hub_revision": revision}
+        feature = loaded["train"].features.get(label) if "train" in loaded else None
+        if getattr(feature, "names", None):
+            meta["label_names"] = list(feature.names)
+        return cls.from_columns(dict(loaded), name=Path(path).name, meta=meta, **columns)
+
+
+def load_dataset(name: str | Path, data_dir: str | Path | None = None, **columns: str) -> TextDataset:
+    """Load a dataset by folder, by its name below a data folder, or by its name on the Hugging Face hub.
+
+    Args:
+        name: a folder; else a folder's name below ``data_dir``; else a hub name.
+        data_dir: default: the environment variable ``DSENV_DATA_DIR``, where it is set.
+        columns: as in ``TextDataset.from_columns``.
+
+    Raises:
+        InputError: where nothing of that name is found or it cannot be used.
+    """
+    if Path(name).is_dir():
+        return TextDataset.from_folder(name, **columns)
+    base = data_dir or os.environ.get("DSENV_DATA_DIR")
+    if base and (Path(base) / name).is_dir():
+        return TextDataset.from_folder(Path(base) / name, **columns)
+    if "/" not in str(name) or Path(name).is_absolute():
+        where = f"{str(base)!r} has no such folder" if base else "DSENV_DATA_DIR and data_dir are not set"
+        raise InputError(f"no dataset {str(name)!r}: it is not a folder, {where}, and a hub name reads 'owner/name'")
+    return TextDataset.from_hub(str(name), **columns)
+
+
+def read_table(path: Path) -> dict[str, list[Any]]:
+    """Read a Parquet, CSV or JSON-lines file as columns.
+
+    Raises:
+        InputError: where the file cannot be read as what its name says.
+    """
+    try:
+        if path.suffix == ".parquet":
+            parquet = require("pyarrow.parquet", "build")
+            table: dict[str, list[Any]] = parquet.read_table(path).to_pydict()
+            return table
+        with path.open(encoding="utf-8", newline="") as lines:
+            if path.suffix == ".csv":
+                records: list[Any] = list(csv.DictReader(lines, strict=True))
+            else:
+                records = [json.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError, csv.Error) as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error}") from error
+    if not records:
+        raise InputError(f"{str(path)!r} has no rows")
+    if not all(isinstance(record, dict) for record in records):
+        raise InputError(f"every line of {str(path)!r} must be a JSON object")
+    names = [str(column) for column in records[0] if column is not None]
+    for number, record in enumerate(records):
+        if None in record or any(record.get(column) is None for column in names):
+            raise InputError(f"row {number} of {str(path)!r} does not have exactly the columns {', '.join(names)}")
+    return {column: [record[column] for record in records] for column in names}
+
+
+def stratified_sample(groups: Ints, size: int, rng: np.random.Generator) -> Ints:
+    """Draw ``size`` of the row ids 0..n-1 with each group at its share (largest remainder, at least one row a group).
+
+    Args:
+        groups: (n,) group id of each row.
+        size: rows to draw, at most n.
+        rng: where the draw comes from.
+
+    Returns:
+        (size,) row ids in ascending order.
+    """
+    values, inverse, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    if not len(values) <= size <= len(groups):
+        raise InputError(f"cannot draw {size} rows in {len(values)} groups from {len(groups)} rows")
+    share = np.maximum(largest_remainder(counts.astype(np.float64), size), 1)
+    while share.sum() > size:
+        share[np.argmax(share)] -= 1
+    order = rng.permutation(len(groups))
+    chosen = [order[inverse[order] == group][: share[group]] for group in range(len(values))]
+    return np.sort(np.concatenate(chosen)).astype(np.int64)
+
+
+def largest_remainder(weights: npt.NDArray[np.float64], total: int) -> Ints:
+    """Split ``total`` into whole parts proportional to ``weights`` (ties go to the first)."""
+    exact = weights * total / weights.sum()
+    parts = np.floor(exact).astype(np.int64)
+    parts[np.argsort(-(exact - parts), kind="stable")[: total - parts.sum()]] += 1
+    return parts
+
+
+def _columns(table: Any) -> dict[str, list[Any]]:
+    names = getattr(table, "column_names", None) or getattr(table, "columns", None)
+    if names is None:
+        names = list(table)
+    return {str(name): list(table[name]) for name in names}
+
+
+def _texts(values: Sequence[Any], where: str) -> list[str]:
+    for number, value in enumerate(values):
+        if not isinstance(value, str):
+            raise InputError(f"row {number} of {where} is {value!r}, not a text")
+        if not value.strip():
+            raise InputError(f"row {number} of {where} is empty")
+    return list(values)
+
+
+def _classes(
+    declared: Sequence[str] | None, labels: Mapping[str, list[Any]], name: str
+) -> tuple[tuple[str, ...], dict[str, Ints]]:
+    plain = {split: [value.item() if isinstance(value, np.generic) else value for value in labels[split]] for split in labels}
+    if declared is not None:
+        names = tuple(str(value) for value in declared)
+        codes: dict[Any, int] = {**{value: i for i, value in enumerate(names)}, **{i: i for i in range(len(names))}}
+        codes |= {str(i): i for i in range(len(names)) if str(i) not in codes}
+    else:
+        kinds = {type(value) for value in plain["train"]}
+        if not kinds <= {int, str, bool} or len(kinds) > 1:
+            raise InputError(f"labels of {name!r} must all be whole numbers or all be texts; found {_types(kinds)}")
+        values = sorted(set(plain["train"]))
+        names = tuple(str(value) for value in values)
+        codes = {value: i for i, value in enumerate(values)}
+    ids = {}
+    for split, column in plain.items():
+        for number, value in enumerate(column):
+            if not isinstance(value, (int, str)) or value not in codes:
+                allowed = f"0 to {len(names) - 1}" if declared is not None else ", ".join(names[:20])
+                raise InputError(f"row {number} of split {split!r} of {name!r} has the label {value!r}; allowed: {allowed}")
+        ids[split] = np.array([codes[value] for value in column], np.int64)
+    if len(np.unique(ids["train"])) < 2:
+        raise InputError(f"the training rows of {name!r} have one class only; at least two are needed")
+    return names, ids
+
+
+def _types(kinds: set[type]) -> str:
+    return ", ".join(sorted(kind.__name__ for kind in kinds)) or "none"

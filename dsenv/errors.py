@@ -1,0 +1,52 @@
+"""Errors a user can meet, all under one base class, and the two checks that raise most of them."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from collections.abc import Iterable
+from types import ModuleType
+
+
+class DsenvError(Exception):
+    """Base class of every error that dsenv raises on purpose."""
+
+
+class InputError(DsenvError, ValueError):
+    """A value that was handed in cannot be used; the message names it and what is allowed."""
+
+
+class TaskFileError(DsenvError, ValueError):
+    """A task file is truncated, altered, or of another format version."""
+
+
+class MissingExtraError(DsenvError, ImportError):
+    """An optional dependency is not installed; the message names the extra."""
+
+
+def one_of(what: str, value: object, allowed: Iterable[str]) -> str:
+    """Return ``value`` if it is one of ``allowed``.
+
+    Raises:
+        InputError: naming the value, the nearest match and everything allowed.
+    """
+    names = sorted(allowed)
+    if isinstance(value, str) and value in names:
+        return value
+    near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise InputError(f"unknown {what} {value!r}.{hint} Allowed: {', '.join(names)}")
+
+
+def require(module: str, extra: str) -> ModuleType:
+    """Import an optional dependency.
+
+    Raises:
+        MissingExtraError: naming the extra that installs it.
+    """
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtraError(
+            f"{module!r} is needed here and cannot be imported ({error}); install it with: pip install 'dsenv-gym[{extra}]'"
+        ) from error

@@ -1,0 +1,121 @@
+"""How a row budget becomes picks: which rows stand behind a count of picks for each cluster."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from dsenv.clustering import Clustering
+from dsenv.dataset import Ints, largest_remainder
+from dsenv.errors import InputError, one_of
+
+UNITS = ("rows", "cluster")
+DEFAULT_PICKS = 64
+
+
+@dataclass(frozen=True, eq=False)
+class PickPlan:
+    """The picks of an episode.
+
+    A pick of cluster k adds its next ``rows_per_pick`` rows; the last pick of a cluster adds what is left of it.
+
+    Attributes:
+        picks: picks an episode, the horizon.
+        rows_per_pick: r; with ``unit="cluster"`` the largest cluster's size, so that one pick adds a whole cluster.
+        sizes: (K,) rows of each cluster.
+        capacity: (K,) picks after which a cluster is exhausted.
+        order: (n,) training row numbers, cluster after cluster, in each cluster's order.
+        starts: (K,) where each cluster begins in ``order``.
+    """
+
+    picks: int
+    rows_per_pick: int
+    sizes: Ints
+    order: Ints = field(repr=False)
+    capacity: Ints = field(repr=False)
+    starts: Ints = field(repr=False)
+
+    @property
+    def clusters(self) -> int:
+        """K."""
+        return len(self.sizes)
+
+    def taken(self, counts: npt.NDArray[np.integer]) -> Ints:
+        """Return the rows taken from each cluster by ``counts`` picks; any shape ending in K."""
+        return np.minimum(np.asarray(counts, np.int64) * self.rows_per_pick, self.sizes)
+
+    def rows(self, counts: npt.NDArray[np.integer]) -> Ints:
+        """Return the training row numbers that ``counts`` (K,) stand for, cluster after cluster."""
+        taken = self.taken(self.check(counts))
+        return np.concatenate([self.order[s : s + t] for s, t in zip(self.starts, taken, strict=True)])
+
+    def check(self, counts: npt.NDArray[np.integer]) -> Ints:
+        """Return ``counts`` as integers.
+
+        Raises:
+            InputError: for another shape than (K,), a count out of 0..capacity, or more picks than an episode has.
+        """
+        array = np.asarray(counts)
+        if array.shape != (self.clusters,) or not np.issubdtype(array.dtype, np.integer):
+            raise InputError(
+                f"counts have the shape {array.shape} and type {array.dtype}; allowed are integers of shape ({self.clusters},)"
+            )
+        wrong = np.flatnonzero((array < 0) | (array > self.capacity))
+        if len(wrong):
+            k = wrong[0]
+            raise InputError(f"cluster {k} cannot be picked {array[k]} times; allowed are 0 to {self.capacity[k]}")
+        if array.sum() > self.picks:
+            raise InputError(f"counts hold {array.sum()} picks; an episode has {self.picks}")
+        return array.astype(np.int64)
+
+    def complete(self, counts: npt.NDArray[np.integer]) -> Ints:
+        """Fill ``counts`` (K,) up to the whole budget with proportional picks (largest remainder, within capacity).
+
+        Where every cluster is exhausted before the budget is spent, everything is taken.
+        """
+        filled = np.asarray(counts, np.int64).copy()
+        while (left := self.picks - int(filled.sum())) > 0:
+            open_ = filled < self.capacity
+            if not open_.any():
+                break
+            wanted = largest_remainder(np.where(open_, self.sizes, 0).astype(np.float64), left)
+            filled = np.minimum(filled + wanted, self.capacity)
+        return filled
+
+
+def plan_picks(
+    clustering: Clustering, *, unit: str = "rows", budget: float = 0.05, picks: int | None = None
+) -> PickPlan:
+    """Turn a budget into picks.
+
+    Args:
+        clustering: of the n training rows.
+        unit: ``rows``: a pick adds r = floor(budget * n / picks) rows; ``cluster``: it adds the whole cluster.
+        budget: share of the rows (``rows``) or of the clusters (``cluster``), above 0 and at most 1.
+        picks: the horizon; default 64 or as many as the budget has rows, and for ``cluster``
+            max(1, floor(budget * K + 1e-9)).
+
+    Raises:
+        InputError: for a budget outside (0, 1] or below one row, an unknown unit, or picks that do not fit.
+    """
+    one_of("unit", unit, UNITS)
+    if isinstance(budget, bool) or not isinstance(budget, (int, float, np.number)) or not 0 < budget <= 1:
+        raise InputError(f"budget {budget!r} is not a share of the rows: allowed are above 0 up to 1")
+    sizes = clustering.sizes
+    if unit == "cluster":
+        most, default = len(sizes), max(1, math.floor(budget * len(sizes) + 1e-9))
+    else:
+        most = math.floor(budget * len(clustering.cluster) + 1e-9)
+        if most < 1:
+            raise InputError(f"budget {budget!r} of {len(clustering.cluster)} rows is less than one row")
+        default = min(DEFAULT_PICKS, most)
+    count = default if picks is None else picks
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or not 1 <= count <= most:
+        raise InputError(f"picks {picks!r} do not fit the budget: allowed are 1 to {most}")
+    per_pick = int(sizes.max()) if unit == "cluster" else most // int(count)
+    order = np.lexsort((clustering.position, clustering.cluster))
+    starts = np.cumsum(sizes) - sizes
+    return PickPlan(int(count), per_pick, sizes, order, -(-sizes // per_pick), starts)

@@ -1,0 +1,33 @@
+"""The registered ids, as strings and JSON-able keywords: nothing is loaded here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+
+ENTRY_POINT = "dsenv.env:DataSelectEnv"
+SMALL = {"clustering": "kmeans", "unit": "cluster", "budget": 0.2, "proxy": "table"}
+MAIN = {
+    "GooglePlay": "googleplay",
+    "HateUnion": "hateunion",
+    "Banking77": "banking77",
+    "InfoTabs": "infotabs",
+    "GoEmotions": "goemotions",
+}
+
+IDS: dict[str, dict[str, Any]] = {
+    **{f"DataSelect-{title}-v0": {"task": task} for title, task in MAIN.items()},
+    "DataSelect-GooglePlayNoisy-v0": {"task": "googleplay:noisy"},
+    "DataSelect-HateTarget-v0": {"task": "hateunion:target"},
+    **{f"DataSelect-{title}-Small-v0": {"task": f"{task}:small", **SMALL} for title, task in MAIN.items()},
+    "DataSelect-Synthetic-v0": {"task": "synthetic"},
+}
+OWN_TASK_ID = "DataSelect-v0"
+
+
+def register_all() -> None:
+    """Register every id with Gymnasium."""
+    for name, keywords in {**IDS, OWN_TASK_ID: {}}.items():
+        if name not in gym.registry:
+            gym.register(name, entry_point=ENTRY_POINT, kwargs=dict(keywords))

@@ -1,0 +1,108 @@
+"""Selection: the chosen rows, and where they come from."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dsenv.dataset import Ints, TextDataset
+from dsenv.errors import InputError
+from dsenv.files import atomic_write
+from dsenv.picks import PickPlan
+from dsenv.task import SelectionTask
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Row ids of a dataset's train split, with their provenance.
+
+    Attributes:
+        rows: ids in the dataset's train split, in the order they were picked.
+        method: what chose them.
+        task: name of the task.
+        task_digest: digest of the task.
+        fingerprint: of the dataset the ids belong to; another dataset is refused.
+        derivation: how that dataset was derived (label noise, target source).
+        pool: number of rows that could be chosen from.
+        seed: of the method.
+        instance: of the task.
+        counts: picks of each cluster, where there were any.
+        score: Φ on the reward rows, where it was computed.
+        evaluations: proxy evaluations spent.
+        seconds: spent by the method.
+    """
+
+    rows: tuple[int, ...]
+    method: str
+    task: str
+    task_digest: str
+    fingerprint: str
+    derivation: dict[str, Any] = field(default_factory=dict)
+    pool: int = 0
+    seed: int = 0
+    instance: int = 0
+    counts: tuple[int, ...] | None = None
+    score: float | None = None
+    evaluations: int = 0
+    seconds: float = 0.0
+
+    @classmethod
+    def from_rows(cls, task: SelectionTask, numbers: Ints, method: str, **provenance: Any) -> Selection:
+        """Make a selection of a task's training row numbers (0..n-1 of the pool)."""
+        return cls(
+            rows=tuple(task.train_rows[numbers].tolist()),
+            method=method,
+            task=task.name,
+            task_digest=task.digest,
+            fingerprint=task.facts["fingerprint"],
+            derivation=task.facts["derivation"],
+            pool=len(task.train),
+            instance=task.instance,
+            **provenance,
+        )
+
+    @classmethod
+    def from_counts(cls, task: SelectionTask, plan: PickPlan, counts: Ints, method: str, **provenance: Any) -> Selection:
+        """Make a selection of picks of each cluster (K,)."""
+        numbers = plan.rows(counts)
+        return cls.from_rows(task, numbers, method, counts=tuple(np.asarray(counts).tolist()), **provenance)
+
+    def to_dataset(self, dataset: TextDataset) -> TextDataset:
+        """Return the dataset with only the chosen rows in its train split.
+
+        Raises:
+            InputError: where ``dataset`` is not the one that the selection was made from.
+        """
+        if dataset.fingerprint != self.fingerprint:
+            how = f"; apply the derivation {self.derivation} to it first" if self.derivation != dataset.derivation else ""
+            raise InputError(
+                f"the selection was made from task {self.task!r} with the dataset fingerprint {self.fingerprint[:16]}; dataset "
+                f"{dataset.name!r} has {dataset.fingerprint[:16]}{how}"
+            )
+        return replace(dataset, train=dataset.train.take(self.rows))
+
+    def save(self, path: str | Path) -> Path:
+        """Write the selection as JSON, atomically."""
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(asdict(self)), encoding="utf-8")
+        return Path(path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Selection:
+        """Read a selection.
+
+        Raises:
+            InputError: where the file is missing or no selection.
+        """
+        try:
+            found = json.loads(Path(path).read_text(encoding="utf-8"))
+            rows, counts = found.pop("rows"), found.pop("counts", None)
+            if not all(isinstance(row, int) and row >= 0 for row in rows):
+                raise InputError(f"{str(path)!r} holds row ids that are not whole numbers from 0")
+            return cls(rows=tuple(rows), counts=None if counts is None else tuple(counts), **found)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{str(path)!r} is not a readable selection: {error}") from error

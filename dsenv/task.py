@@ -1,0 +1,509 @@
+"""SelectionTask: everything an environment needs of a dataset, in one file without any text."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsenv.clustering import Clustering, cluster_kmeans, cluster_stratified
+from dsenv.dataset import Ints, TextDataset, stratified_sample
+from dsenv.encoders import Encoder, Vectors, encode
+from dsenv.errors import InputError, TaskFileError, one_of, require
+from dsenv.files import atomic_write
+
+FORMAT = 1
+DIMENSIONS = 64
+CLUSTERS = 64
+REGULARISATION = 1e-3
+MAX_TRAINING_ROWS = 60_000
+CLUSTERINGS = ("stratified", "kmeans")
+REPORTED = {"accuracy": "brier_skill", "macro_f1": "balanced_brier_skill"}
+TRAIN, REWARD, SELECTION, TEST, UNUSED = 0, 1, 2, 3, -1
+BUNDLED = Path(__file__).parent / "tasks"
+
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows of one split as a proxy sees them.
+
+    Attributes:
+        features: (n, d + 1) float32, the last column a constant 1.
+        labels: (n,) class ids.
+        sources: (n,) source ids, -1 where unknown.
+    """
+
+    features: Vectors
+    labels: Ints
+    sources: Ints
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class SelectionTask:
+    """Reduced vectors, labels, clusters and splits of one dataset, with what is known of where they come from.
+
+    ``train`` is the pool; rewards read ``reward``; choosing among finished selections reads ``selection``; ``test`` is
+    for the final result alone.
+
+    Attributes:
+        arrays: what the file holds, by name (docs: the task file).
+        metadata: JSON-able; names, sources, licences, encoder, seeds, versions, fingerprint, reference scores.
+        variant: "" or the name of the variant whose arrays replace the stored ones.
+        instance: 0 as stored; others redraw the row order inside clusters and the reward / selection cut.
+    """
+
+    arrays: Arrays = field(repr=False)
+    metadata: dict[str, Any] = field(repr=False)
+    variant: str = ""
+    instance: int = 0
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over names, dtypes, shapes and bytes of all arrays and the metadata as stored in the file."""
+        return _digest(self.arrays, self.metadata)
+
+    @property
+    def name(self) -> str:
+        """The dataset's name, and the variant's behind a colon."""
+        return f"{self.metadata['name']}:{self.variant}" if self.variant else str(self.metadata["name"])
+
+    @cached_property
+    def facts(self) -> dict[str, Any]:
+        """The metadata with the variant's own values in place."""
+        return {**self.metadata, **self.metadata.get("variants", {}).get(self.variant, {})}
+
+    @property
+    def classes(self) -> int:
+        """The number of classes."""
+        return len(self.metadata["class_names"])
+
+    @property
+    def class_names(self) -> list[str]:
+        """One name a class."""
+        return list(self.metadata["class_names"])
+
+    @property
+    def source_names(self) -> list[str]:
+        """One name a source id."""
+        return list(self.metadata["source_names"])
+
+    @property
+    def regularisation(self) -> float:
+        """The ridge proxy's λ."""
+        return float(self.metadata["regularisation"])
+
+    @property
+    def reported(self) -> str:
+        """The metric that results report first: accuracy or macro_f1."""
+        return str(self.facts["reported"])
+
+    @property
+    def train_rows(self) -> Ints:
+        """(n,) the row ids of the training rows in the dataset's train split."""
+        return self._array("train_rows").astype(np.int64)
+
+    @cached_property
+    def train(self) -> Split:
+        """The pool."""
+        return self._split(TRAIN)
+
+    @cached_property
+    def reward(self) -> Split:
+        """The half of validation that rewards read."""
+        return self._split(REWARD)
+
+    @cached_property
+    def selection(self) -> Split:
+        """The half of validation that chooses among finished selections, agents and defaults."""
+        return self._split(SELECTION)
+
+    @cached_property
+    def test(self) -> Split:
+        """Read once, by the final result; nothing that selects may reach it."""
+        return self._split(TEST)
+
+    @cached_property
+    def class_shares(self) -> npt.NDArray[np.float64]:
+        """(C,) the training rows' class shares."""
+        return np.bincount(self.train.labels, minlength=self.classes) / len(self.train)
+
+    def clustering(self, name: str) -> Clustering:
+        """Return a stored clustering.
+
+        Raises:
+            InputError: for a name that this task does not hold.
+        """
+        kept = [known for known in CLUSTERINGS if known in self.facts["clusterings"]]
+        one_of(f"clustering of task {self.name!r}", name, kept)
+        if self.instance == 0:
+            cluster, position = self._array(f"cluster_{name}"), self._array(f"position_{name}")
+            return Clustering(cluster.astype(np.int64), position.astype(np.int64))
+        stored = Clustering(self._array(f"cluster_{name}").astype(np.int64), np.empty(0, np.int64))
+        return stored.reordered(np.random.default_rng([self.instance, 0]))
+
+    def at_instance(self, instance: int) -> SelectionTask:
+        """Return the task with another row order inside clusters and another reward / selection cut.
+
+        Raises:
+            InputError: for a negative number, or a tabulated task with any but instance 0.
+        """
+        if instance < 0 or int(instance) != instance:
+            raise InputError(f"instance {instance!r} is not a whole number from 0")
+        if instance and self.tables is not None:
+            raise InputError(f"task {self.name!r} is tabulated and has instance 0 only, not {instance}")
+        return self if instance == self.instance else _instance(self, int(instance))
+
+    def at_variant(self, variant: str) -> SelectionTask:
+        """Return a variant that the same file holds.
+
+        Raises:
+            InputError: for an unknown variant.
+        """
+        if not variant:
+            return replace(self, variant="")
+        one_of(f"variant of task {self.metadata['name']!r}", variant, self.metadata.get("variants", {}))
+        return replace(self, variant=variant)
+
+    @property
+    def tables(self) -> npt.NDArray[np.float64] | None:
+        """(metrics, selections) scores of every selection, where the task is tabulated; else None."""
+        return self._array("tables") if self._key("tables") in self.arrays else None
+
+    def with_variant(self, name: str, arrays: Arrays, facts: Mapping[str, Any]) -> SelectionTask:
+        """Return the task with one more variant: arrays and facts that replace the stored ones."""
+        if not name.isidentifier():
+            raise InputError(f"a variant's name must be an identifier, not {name!r}")
+        variants = {**self.metadata.get("variants", {}), name: dict(facts)}
+        named = {f"{name}:{key}": value for key, value in arrays.items()}
+        return SelectionTask({**self.arrays, **named}, {**self.metadata, "variants": variants})
+
+    def with_reference(self, reference: Mapping[str, Any]) -> SelectionTask:
+        """Return the task with frozen reference scores for the variant in force."""
+        metadata = json.loads(json.dumps(self.metadata))
+        target = metadata["variants"][self.variant] if self.variant else metadata
+        target["reference"] = dict(reference)
+        return replace(self, metadata=metadata)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the file atomically.
+
+        Raises:
+            InputError: where the name does not end in ``.npz``.
+        """
+        path = Path(path)
+        if path.suffix != ".npz":
+            raise InputError(f"a task file's name ends in .npz, not {path.name!r}")
+        stored = dict(self.arrays)
+        stored["metadata"] = _json_array(self.metadata)
+        stored["digest"] = np.frombuffer(bytes.fromhex(self.digest), np.uint8)
+        with atomic_write(path) as temporary, temporary.open("wb") as file:
+            np.savez_compressed(file, allow_pickle=False, **stored)
+        return path
+
+    @classmethod
+    def load(cls, path: str | Path, variant: str = "") -> SelectionTask:
+        """Read a task file and check its digest.
+
+        Raises:
+            InputError: where there is no such file or variant.
+            TaskFileError: where the file is truncated, altered or of another version.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"no task file {str(path)!r}")
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in file.files}
+            metadata = json.loads(arrays.pop("metadata").tobytes())
+            digest = arrays.pop("digest").tobytes().hex()
+        except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+            raise TaskFileError(f"{str(path)!r} is not a readable task file: {error}") from error
+        if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
+            found = metadata.get("format") if isinstance(metadata, dict) else None
+            raise TaskFileError(f"{str(path)!r} has format version {found!r}; this dsenv reads version {FORMAT}")
+        task = cls(arrays, metadata)
+        if task.digest != digest:
+            raise TaskFileError(f"{str(path)!r} was altered: its digest is {task.digest}, it says {digest}")
+        return task.at_variant(variant)
+
+    def _key(self, name: str) -> str:
+        own = f"{self.variant}:{name}"
+        return own if self.variant and own in self.arrays else name
+
+    def _array(self, name: str) -> npt.NDArray[Any]:
+        return self.arrays[self._key(name)]
+
+    @cached_property
+    def _codes(self) -> npt.NDArray[np.int8]:
+        """(rows,) the split of every stored row, for the instance in force."""
+        codes: npt.NDArray[np.int8] = self._array("split")
+        if self.instance:
+            codes = codes.copy()
+            rows = np.flatnonzero((codes == REWARD) | (codes == SELECTION))
+            strata = self._array("labels")[rows].astype(np.int64) * 10_000 + self._array("sources")[rows]
+            codes[rows] = _cut(strata, np.random.default_rng([self.instance, 1]))
+        return codes
+
+    def _split(self, code: int) -> Split:
+        rows = self._codes == code
+        vectors = self._array("vectors")[rows] * self._array("column_scale")
+        features = np.concatenate([vectors, np.ones((len(vectors), 1), np.float32)], axis=1, dtype=np.float32)
+        labels, sources = self._array("labels")[rows], self._array("sources")[rows]
+        return Split(features, labels.astype(np.int64), sources.astype(np.int64))
+
+
+def build_task(
+    dataset: TextDataset,
+    *,
+    encoder: str | Encoder = "minilm",
+    vectors: Mapping[str, npt.NDArray[np.floating]] | None = None,
+    clusters: int = CLUSTERS,
+    dimensions: int = DIMENSIONS,
+    max_rows: int = MAX_TRAINING_ROWS,
+    reported: str = "accuracy",
+    seed: int = 0,
+    cache_dir: str | Path | None = None,
+) -> SelectionTask:
+    """Encode, reduce, cut and cluster a dataset.
+
+    Reduction, scaling and clustering are fitted on training rows only; validation is cut once, stratified by class and
+    source, into reward and selection halves.
+
+    Args:
+        dataset: the rows.
+        encoder: as in ``encode``.
+        vectors: your own vectors instead of an encoder's, ``{"train": (n, d), "validation": ..., "test": ...}``.
+        clusters: K, for both clusterings.
+        dimensions: of the reduced vectors.
+        max_rows: larger pools are cut by a seeded stratified sample.
+        reported: ``accuracy`` or ``macro_f1``; decides the default reward metric too.
+        seed: of the sample, the cut, the clusters and the row order.
+        cache_dir: of the vectors.
+
+    Raises:
+        InputError: for values outside what is allowed, vectors that are not finite or do not fit the rows.
+    """
+    one_of("reported metric", reported, REPORTED)
+    for what, value, least in (("dimensions", dimensions, 1), ("max_rows", max_rows, len(dataset.class_names))):
+        if value < least:
+            raise InputError(f"{what} {value!r} is below {least}")
+    rows = np.arange(len(dataset.train))
+    if len(rows) > max_rows:
+        rows = stratified_sample(dataset.train.strata, max_rows, np.random.default_rng(seed))
+    if not 1 <= clusters <= len(rows):
+        raise InputError(f"{clusters} clusters of {len(rows)} training rows: allowed are 1 to {len(rows)}")
+    if vectors is None:
+        named = encoder if isinstance(encoder, str) else encoder.identity
+        found = encode(dataset, encoder, train_rows=rows, cache_dir=cache_dir)
+    else:
+        named = "own vectors"
+        found = _own_vectors(vectors, dataset, rows)
+    quantised, scale, explained = _reduce(found, dimensions)
+    train = dataset.train.take(rows)
+    labels = np.concatenate([train.labels, dataset.validation.labels, dataset.test.labels])
+    source_names, sources = _source_ids([train.sources, dataset.validation.sources, dataset.test.sources], len(labels))
+    cut = _cut(dataset.validation.strata, np.random.default_rng(seed))
+    split = np.concatenate([np.full(len(train), TRAIN, np.int8), cut, np.full(len(dataset.test), TEST, np.int8)])
+    arrays: Arrays = {
+        "vectors": quantised,
+        "column_scale": scale,
+        "labels": labels.astype(np.int16),
+        "sources": sources,
+        "split": split,
+        "train_rows": rows.astype(np.int32),
+    }
+    reduced = quantised[: len(train)] * scale
+    add_clustering(arrays, "stratified", cluster_stratified(reduced, train.labels, clusters, seed))
+    add_clustering(arrays, "kmeans", cluster_kmeans(reduced, clusters, seed))
+    metadata = {
+        "format": FORMAT,
+        "name": dataset.name,
+        "title": dataset.meta.get("title", dataset.name),
+        "sources": dataset.meta.get("sources", []),
+        "licences": _licences(dataset.meta),
+        "derivation": dataset.derivation,
+        "class_names": list(dataset.class_names),
+        "source_names": source_names,
+        "fingerprint": dataset.fingerprint,
+        "rows": {"train": len(dataset.train), "pool": len(train), **{s: len(dataset.splits[s]) for s in ("validation", "test")}},
+        "encoder": named,
+        "explained_variance": round(explained, 6),
+        "regularisation": REGULARISATION,
+        "clusterings": list(CLUSTERINGS),
+        "clusters": clusters,
+        "reported": reported,
+        "seed": seed,
+        "versions": _versions(),
+    }
+    return SelectionTask(arrays, metadata)
+
+
+def add_clustering(arrays: Arrays, name: str, clustering: Clustering) -> None:
+    """Store a clustering under its name."""
+    arrays[f"cluster_{name}"] = clustering.cluster.astype(np.int16 if clustering.clusters < 2**15 else np.int32)
+    arrays[f"position_{name}"] = clustering.position.astype(np.int32)
+
+
+def bundled_tasks() -> dict[str, Path]:
+    """Return the path of every bundled task file by task name.
+
+    Raises:
+        TaskFileError: where two files have the same name.
+    """
+    found: dict[str, Path] = {}
+    for path in sorted(BUNDLED.glob("*-*.npz")):
+        name = path.stem.rpartition("-")[0]
+        if name in found:
+            raise TaskFileError(f"two bundled files for task {name!r}: {found[name].name} and {path.name}")
+        found[name] = path
+    return found
+
+
+@lru_cache(maxsize=4)
+def _bundled(name: str) -> SelectionTask:
+    path = bundled_tasks()[name]
+    task = SelectionTask.load(path)
+    if not task.digest.startswith(path.stem.rpartition("-")[2]):
+        raise TaskFileError(f"{path.name} holds a task with the digest {task.digest}")
+    return task
+
+
+@lru_cache(maxsize=8)
+def _instance(task: SelectionTask, instance: int) -> SelectionTask:
+    return replace(task, instance=instance)
+
+
+@lru_cache(maxsize=8)
+def _variant(task: SelectionTask, variant: str) -> SelectionTask:
+    return task.at_variant(variant)
+
+
+def load_bundled(name: str) -> SelectionTask:
+    """Load a bundled task, ``googleplay`` say, or one of its variants, ``googleplay:noisy``; loaded once a process.
+
+    Raises:
+        InputError: for an unknown name.
+        TaskFileError: where the file is damaged.
+    """
+    base, _, variant = name.partition(":")
+    one_of("task", base, bundled_tasks())
+    return _variant(_bundled(base), variant) if variant else _bundled(base)
+
+
+def compare_tasks(ours: SelectionTask, theirs: SelectionTask) -> dict[str, float | bool]:
+    """Say how far two builds of the same dataset agree, on two machines say.
+
+    Returns:
+        ``same_digest``, for each clustering the share of rows with the same cluster id, and ``largest_difference`` of
+        the reduced features (in units of the first component's standard deviation).
+
+    Raises:
+        InputError: where the two were not built from the same rows.
+    """
+    if ours.metadata["fingerprint"] != theirs.metadata["fingerprint"] or ours.train_rows.tolist() != theirs.train_rows.tolist():
+        raise InputError(f"tasks {ours.name!r} and {theirs.name!r} were built from different rows: nothing to compare")
+    report: dict[str, float | bool] = {"same_digest": ours.digest == theirs.digest}
+    for name in CLUSTERINGS:
+        same = ours.clustering(name).cluster == theirs.clustering(name).cluster
+        report[f"same_cluster_{name}"] = float(same.mean())
+    if ours.train.features.shape != theirs.train.features.shape:
+        raise InputError(f"tasks {ours.name!r} and {theirs.name!r} have different dimensions")
+    report["largest_difference"] = float(np.abs(ours.train.features - theirs.train.features).max())
+    return report
+
+
+def _own_vectors(
+    vectors: Mapping[str, npt.NDArray[np.floating]], dataset: TextDataset, rows: Ints
+) -> dict[str, Vectors]:
+    found = {}
+    for split, wanted in dataset.splits.items():
+        if split not in vectors:
+            raise InputError(f"vectors have no {split!r} split; found: {', '.join(vectors)}")
+        array = np.asarray(vectors[split], np.float32)
+        if array.ndim != 2 or len(array) != len(wanted):
+            raise InputError(f"vectors of {split!r} have the shape {array.shape}; allowed is ({len(wanted)}, d)")
+        if not np.isfinite(array).all():
+            raise InputError(f"vectors of {split!r} hold NaN or infinity, first in row {np.argwhere(~np.isfinite(array))[0][0]}")
+        found[split] = array[rows] if split == "train" else array
+    if len({array.shape[1] for array in found.values()}) != 1:
+        raise InputError(f"vectors have different widths: { {split: array.shape[1] for split, array in found.items()} }")
+    return found
+
+
+def _reduce(vectors: Mapping[str, Vectors], dimensions: int) -> tuple[npt.NDArray[np.int8], Vectors, float]:
+    """PCA fitted on training rows, scaled so that the first component has unit variance, int8 with a scale a column."""
+    decomposition = require("sklearn.decomposition", "build")
+    train = vectors["train"].astype(np.float64)
+    kept = min(dimensions, train.shape[1], max(1, len(train) - 1))
+    pca: Any = decomposition.PCA(kept, svd_solver="covariance_eigh" if len(train) > train.shape[1] else "full").fit(train)
+    reduced = np.concatenate([pca.transform(vectors[split].astype(np.float64)) for split in ("train", "validation", "test")])
+    spread = float(reduced[: len(train), 0].std())
+    if not spread > 1e-9:
+        raise InputError("all training vectors are the same: nothing can be clustered")
+    reduced /= spread
+    largest = np.abs(reduced[: len(train)]).max(axis=0)
+    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
+    quantised = np.clip(np.rint(reduced / scale), -127, 127).astype(np.int8)
+    return quantised, scale, float(pca.explained_variance_ratio_.sum())
+
+
+def _source_ids(columns: list[list[str] | None], rows: int) -> tuple[list[str], npt.NDArray[np.int16]]:
+    if any(column is None for column in columns):
+        return [], np.full(rows, -1, np.int16)
+    values = [value for column in columns for value in column or ()]
+    names = sorted(set(values))
+    ids = {name: number for number, name in enumerate(names)}
+    return names, np.array([ids[value] for value in values], np.int16)
+
+
+def _cut(strata: Ints, rng: np.random.Generator) -> npt.NDArray[np.int8]:
+    """Deal shuffled rows, stratum after stratum, to the reward and the selection half in turn."""
+    order = rng.permutation(len(strata))
+    dealt = order[np.argsort(strata[order], kind="stable")]
+    codes = np.empty(len(strata), np.int8)
+    codes[dealt[0::2]] = REWARD
+    codes[dealt[1::2]] = SELECTION
+    return codes
+
+
+def _licences(meta: Mapping[str, Any]) -> str:
+    stated = {str(source.get("licence_as_stated", "none stated")) for source in meta.get("sources") or []}
+    return "; ".join(sorted(stated)) or str(meta.get("licence", "none stated"))
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "machine": platform.machine()}
+    for package in ("dsenv-gym", "numpy", "scikit-learn", "faiss-cpu", "sentence-transformers", "transformers", "torch"):
+        try:
+            found[package] = importlib.metadata.version(package).partition("+")[0]
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _json_array(value: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
+    return np.frombuffer(json.dumps(value, sort_keys=True, ensure_ascii=False).encode(), np.uint8)
+
+
+def _digest(arrays: Arrays, metadata: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256()
+    for name, array in sorted({**arrays, "metadata": _json_array(metadata)}.items()):
+        digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
