@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from dsenv.dataset import Ints
 from dsenv.errors import InputError, require
+from dsenv.seeding import generator
 
 Floats = npt.NDArray[np.floating]
 
@@ -101,7 +102,7 @@ def _kmeans(vectors: Floats, clusters: int, seed: int) -> Ints:
 
 def _finish(cluster: Ints, seed: int) -> Clustering:
     cluster = _compact(cluster)
-    return Clustering(cluster, _positions(cluster, np.random.default_rng(seed)))
+    return Clustering(cluster, _positions(cluster, generator(seed, "row order")))
 
 
 def _compact(cluster: Ints) -> Ints:

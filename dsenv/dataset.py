@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsenv.errors import InputError, require
+from dsenv.seeding import generator
 
 SPLITS = ("train", "validation", "test")
 SUFFIXES = (".parquet", ".csv", ".jsonl")
@@ -106,14 +107,14 @@ class TextDataset:
 
         Args:
             share: of the training rows, 0 to 1; the rows are drawn uniformly.
-            seed: of numpy's default generator.
+            seed: of the draw.
 
         Raises:
             InputError: for a share outside 0 to 1.
         """
         if not 0 <= share <= 1:
             raise InputError(f"label noise {share!r} is not a share: allowed are 0 to 1")
-        rng = np.random.default_rng(seed)
+        rng = generator(seed, "label noise")
         labels = self.train.labels.copy()
         flipped = rng.permutation(len(labels))[: round(share * len(labels))]
         classes = len(self.class_names)

@@ -16,6 +16,7 @@ from dsenv.errors import DsenvError, InputError, one_of
 from dsenv.metrics import Doubles
 from dsenv.picks import PickPlan
 from dsenv.proxies import Proxy
+from dsenv.seeding import generator
 from dsenv.selection import Selection
 from dsenv.task import SelectionTask
 
@@ -170,7 +171,7 @@ def search(proxy: Proxy, method: str, *, evaluations: int = 4096, seed: int = 0)
         raise InputError(f"{evaluations} evaluations: at least 1 is needed")
     evaluator = Evaluator(proxy, evaluations)
     try:
-        SEARCHES[method](evaluator, np.random.default_rng(seed))
+        SEARCHES[method](evaluator, generator(seed, "search"))
     except _Exhausted:
         if evaluator.unfinished is not None:
             evaluator.score(evaluator.plan.complete(evaluator.unfinished)[None])

@@ -12,6 +12,7 @@ import numpy as np
 from dsenv.clustering import Clustering
 from dsenv.dataset import Ints, Rows, TextDataset
 from dsenv.errors import InputError
+from dsenv.seeding import generator
 from dsenv.task import (
     CLUSTERINGS,
     FORMAT,
@@ -43,7 +44,7 @@ def synthetic_task(seed: int = 0) -> SelectionTask:
     Args:
         seed: of numpy's default generator.
     """
-    rng = np.random.default_rng(seed)
+    rng = generator(seed, "synthetic vectors")
     class_of = np.arange(CLUSTERS) % CLASSES
     class_centres = rng.normal(0, 0.45, (CLASSES, DIMENSIONS))
     centres = class_centres[class_of] + rng.normal(0, 0.55, (CLUSTERS, DIMENSIONS))
@@ -143,7 +144,7 @@ def synthetic_texts(rows: int = 3_000, held_out: int = 600, seed: int = 0) -> Te
     """
     if rows < 60 or held_out < 30:
         raise InputError(f"synthetic texts need at least 60 training and 30 held-out rows, not {rows} and {held_out}")
-    rng = np.random.default_rng(seed)
+    rng = generator(seed, "synthetic texts")
     topics, opinions = list(TOPICS), list(OPINIONS)
 
     def sentence(topic: int, opinion: int) -> str:

@@ -22,6 +22,7 @@ from dsenv.dataset import Ints, TextDataset, stratified_sample
 from dsenv.encoders import Encoder, Vectors, encode
 from dsenv.errors import InputError, TaskFileError, one_of, require
 from dsenv.files import atomic_write
+from dsenv.seeding import generator
 
 FORMAT = 1
 DIMENSIONS = 64
@@ -155,7 +156,7 @@ class SelectionTask:
             cluster, position = self._array(f"cluster_{name}"), self._array(f"position_{name}")
             return Clustering(cluster.astype(np.int64), position.astype(np.int64))
         stored = Clustering(self._array(f"cluster_{name}").astype(np.int64), np.empty(0, np.int64))
-        return stored.reordered(np.random.default_rng([self.instance, 0]))
+        return stored.reordered(generator(self.instance, "instance row order"))
 
     def at_instance(self, instance: int) -> SelectionTask:
         """Return the task with another row order inside clusters and another reward / selection cut.
@@ -257,7 +258,7 @@ class SelectionTask:
             codes = codes.copy()
             rows = np.flatnonzero((codes == REWARD) | (codes == SELECTION))
             strata = self._array("labels")[rows].astype(np.int64) * 10_000 + self._array("sources")[rows]
-            codes[rows] = _cut(strata, np.random.default_rng([self.instance, 1]))
+            codes[rows] = _cut(strata, generator(self.instance, "instance cut"))
         return codes
 
     def _split(self, code: int) -> Split:
@@ -305,7 +306,7 @@ def build_task(
             raise InputError(f"{what} {value!r} is below {least}")
     rows = np.arange(len(dataset.train))
     if len(rows) > max_rows:
-        rows = stratified_sample(dataset.train.strata, max_rows, np.random.default_rng(seed))
+        rows = stratified_sample(dataset.train.strata, max_rows, generator(seed, "pool"))
     if not 1 <= clusters <= len(rows):
         raise InputError(f"{clusters} clusters of {len(rows)} training rows: allowed are 1 to {len(rows)}")
     if vectors is None:
@@ -318,7 +319,7 @@ def build_task(
     train = dataset.train.take(rows)
     labels = np.concatenate([train.labels, dataset.validation.labels, dataset.test.labels])
     source_names, sources = _source_ids([train.sources, dataset.validation.sources, dataset.test.sources], len(labels))
-    cut = _cut(dataset.validation.strata, np.random.default_rng(seed))
+    cut = _cut(dataset.validation.strata, generator(seed, "cut"))
     split = np.concatenate([np.full(len(train), TRAIN, np.int8), cut, np.full(len(dataset.test), TEST, np.int8)])
     arrays: Arrays = {
         "vectors": quantised,
