@@ -45,7 +45,7 @@ def build(dataset: TextDataset, encoder: Encoder, cache_dir: Path | None = None)
         task = with_target(task, dataset, TARGET_SOURCE)
     for variant in ("", *task.metadata["variants"]):
         here = task.at_variant(variant)
-        env = DataSelectEnv(here, **SMALL) if variant == "small" else DataSelectEnv(here)  # type: ignore[arg-type]
+        env = DataSelectEnv(here, **SMALL) if variant == "small" else DataSelectEnv(here)
         task = here.with_reference(reference_scores(here, env.plan, env.metric)).at_variant("")
     return task
 

@@ -141,6 +141,15 @@ class TextDataset:
         how = {"target_source": source}
         return replace(self, validation=kept["validation"], test=kept["test"], derivation={**self.derivation, **how})
 
+    def derive(self, derivation: Mapping[str, Any]) -> TextDataset:
+        """Apply what another dataset of the same rows was derived by (its ``derivation``)."""
+        derived = self
+        if "label_noise" in derivation:
+            derived = derived.with_label_noise(derivation["label_noise"], derivation["label_noise_seed"])
+        if "target_source" in derivation:
+            derived = derived.with_target_source(derivation["target_source"])
+        return derived
+
     @classmethod
     def from_columns(
         cls,
@@ -159,8 +168,10 @@ class TextDataset:
             splits: ``{"train": table, "validation": table, "test": table}``; a table maps column names to sequences
                 of equal length (a dict of lists, a pandas DataFrame, a ``datasets.Dataset``).
             name: of the dataset.
-            text, label: names of the columns that must be there.
-            text_pair, source: names of the columns that may be there.
+            text: name of the column of texts; it must be there.
+            label: name of the column of labels; it must be there.
+            text_pair: name of the column of second texts; it may be there.
+            source: name of the column of sources; it may be there.
             meta: what is known of the dataset; ``label_names`` in it names the classes 0, 1, ...
 
         Raises:
@@ -247,9 +258,9 @@ class TextDataset:
             raise InputError(f"dataset {path!r} could not be loaded: {error}") from error
         label = columns.get("label", "label")
         meta: dict[str, Any] = {"hub_id": path, "hub_revision": revision}
-        feature = loaded["train"].features.get(label) if "train" in loaded else None
-        if getattr(feature, "names", None):
-            meta["label_names"] = list(feature.names)
+        features = loaded["train"].features if "train" in loaded else {}
+        if getattr(features.get(label), "names", None):
+            meta["label_names"] = list(features[label].names)
         return cls.from_columns(dict(loaded), name=Path(path).name, meta=meta, **columns)
 
 
@@ -323,7 +334,8 @@ def stratified_sample(groups: Ints, size: int, rng: np.random.Generator) -> Ints
         share[np.argmax(share)] -= 1
     order = rng.permutation(len(groups))
     chosen = [order[inverse[order] == group][: share[group]] for group in range(len(values))]
-    return np.sort(np.concatenate(chosen)).astype(np.int64)
+    drawn: Ints = np.sort(np.concatenate(chosen))
+    return drawn
 
 
 def largest_remainder(weights: npt.NDArray[np.float64], total: int) -> Ints:

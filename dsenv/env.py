@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -43,6 +44,12 @@ def load_task(task: SelectionTask | str | Path) -> SelectionTask:
     if str(task).endswith(".npz"):
         return SelectionTask.load(task)
     return load_bundled(str(task))
+
+
+@lru_cache(maxsize=8)
+def _shared_plan(task: SelectionTask, clustering: str, unit: str, budget: float, picks: int | None) -> PickPlan:
+    """One plan, and so one proxy, for all environments of a process that solve the same problem."""
+    return plan_picks(task.clustering(clustering), unit=unit, budget=budget, picks=picks)
 
 
 class DataSelectEnv(gym.Env[Any, Any]):
@@ -117,10 +124,9 @@ class DataSelectEnv(gym.Env[Any, Any]):
         self.metric = one_of("metric", metric or REPORTED[self.task.reported], METRICS)
         self.render_mode = render_mode
         self._clustering_name = clustering
-        self._plan_arguments = {"unit": unit, "budget": budget, "picks": picks}
+        self._plan_arguments = (clustering, unit, budget, picks)
         self._proxy_name = proxy
-        self.plan: PickPlan = plan_picks(self.clustering, **self._plan_arguments)  # type: ignore[arg-type]
-        self.proxy: Proxy = make_proxy(proxy, self.task, self.plan, self.metric)
+        self._share()
         self._empty = empty_score(self.task, self.metric)
         clusters = self.plan.clusters
         self.action_space = spaces.Discrete(clusters)
@@ -158,9 +164,7 @@ class DataSelectEnv(gym.Env[Any, Any]):
         """Return (K,) True where a pick would add rows: what sb3-contrib's MaskablePPO asks for."""
         return np.asarray(self._counts < self.plan.capacity)
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         """Start an episode.
 
         Args:
@@ -215,6 +219,10 @@ class DataSelectEnv(gym.Env[Any, Any]):
         draw = render_ansi if self.render_mode == "ansi" else render_picture
         return draw(self.task, self.clustering, self.plan, self._counts, self._spent, self._score, self.metric)
 
+    def _share(self) -> None:
+        self.plan: PickPlan = _shared_plan(self.task, *self._plan_arguments)
+        self.proxy: Proxy = make_proxy(self._proxy_name, self.task, self.plan, self.metric)
+
     def _evaluate(self) -> float:
         return float(self.proxy.score(self._counts[None])[0])
 
@@ -246,5 +254,4 @@ class DataSelectEnv(gym.Env[Any, Any]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.plan = plan_picks(self.clustering, **self._plan_arguments)  # type: ignore[arg-type]
-        self.proxy = make_proxy(self._proxy_name, self.task, self.plan, self.metric)
+        self._share()

@@ -50,7 +50,7 @@ def cluster_features(task: SelectionTask, clustering: Clustering) -> npt.NDArray
         _squash(distance / pool_spread),
         _squash(ratio),
     ]
-    return np.clip(np.stack(columns, 1), 0, 1).astype(np.float32)
+    return np.asarray(np.clip(np.stack(columns, 1), 0, 1), np.float32)
 
 
 def _squash(values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

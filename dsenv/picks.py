@@ -86,9 +86,7 @@ class PickPlan:
         return filled
 
 
-def plan_picks(
-    clustering: Clustering, *, unit: str = "rows", budget: float = 0.05, picks: int | None = None
-) -> PickPlan:
+def plan_picks(clustering: Clustering, *, unit: str = "rows", budget: float = 0.05, picks: int | None = None) -> PickPlan:
     """Turn a budget into picks.
 
     Args:

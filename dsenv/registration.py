@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium as gym
 
 ENTRY_POINT = "dsenv.env:DataSelectEnv"
-SMALL = {"clustering": "kmeans", "unit": "cluster", "budget": 0.2, "proxy": "table"}
+SMALL: dict[str, Any] = {"clustering": "kmeans", "unit": "cluster", "budget": 0.2, "proxy": "table"}
 MAIN = {
     "GooglePlay": "googleplay",
     "HateUnion": "hateunion",

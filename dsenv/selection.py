@@ -80,7 +80,7 @@ class Selection:
         if dataset.fingerprint != self.fingerprint:
             how = f"; apply the derivation {self.derivation} to it first" if self.derivation != dataset.derivation else ""
             raise InputError(
-                f"the selection was made from task {self.task!r} with the dataset fingerprint {self.fingerprint[:16]}; dataset "
+                f"the selection was made from task {self.task!r}, dataset fingerprint {self.fingerprint[:16]}; dataset "
                 f"{dataset.name!r} has {dataset.fingerprint[:16]}{how}"
             )
         return replace(dataset, train=dataset.train.take(self.rows))

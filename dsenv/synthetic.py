@@ -124,8 +124,26 @@ OPINIONS = {
         "never does what it says", "made me give up", "should be withdrawn",
     ),
 }  # fmt: skip
-OPENINGS = ("Honestly,", "After two weeks,", "To be fair,", "For the record,", "I think", "My family agrees:", "In short,", "So far,")
-CLOSINGS = ("on my old phone", "since Monday", "for what I pay", "in our office", "during the trip", "at home", "most of the time", "again")
+OPENINGS = (
+    "Honestly,",
+    "After two weeks,",
+    "To be fair,",
+    "For the record,",
+    "I think",
+    "My family agrees:",
+    "In short,",
+    "So far,",
+)
+CLOSINGS = (
+    "on my old phone",
+    "since Monday",
+    "for what I pay",
+    "in our office",
+    "during the trip",
+    "at home",
+    "most of the time",
+    "again",
+)
 
 
 def synthetic_texts(rows: int = 3_000, held_out: int = 600, seed: int = 0) -> TextDataset:

@@ -243,6 +243,10 @@ class SelectionTask:
             raise TaskFileError(f"{str(path)!r} was altered: its digest is {task.digest}, it says {digest}")
         return task.at_variant(variant)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> SelectionTask:
+        """Return itself: a task never changes, and ``gym.make`` copies its keywords for every environment."""
+        return self
+
     def _key(self, name: str) -> str:
         own = f"{self.variant}:{name}"
         return own if self.variant and own in self.arrays else name
@@ -342,7 +346,11 @@ def build_task(
         "class_names": list(dataset.class_names),
         "source_names": source_names,
         "fingerprint": dataset.fingerprint,
-        "rows": {"train": len(dataset.train), "pool": len(train), **{s: len(dataset.splits[s]) for s in ("validation", "test")}},
+        "rows": {
+            "train": len(dataset.train),
+            "pool": len(train),
+            **{s: len(dataset.splits[s]) for s in ("validation", "test")},
+        },
         "encoder": named,
         "explained_variance": round(explained, 6),
         "regularisation": REGULARISATION,
@@ -417,7 +425,10 @@ def compare_tasks(ours: SelectionTask, theirs: SelectionTask) -> dict[str, float
     Raises:
         InputError: where the two were not built from the same rows.
     """
-    if ours.metadata["fingerprint"] != theirs.metadata["fingerprint"] or ours.train_rows.tolist() != theirs.train_rows.tolist():
+    if (
+        ours.metadata["fingerprint"] != theirs.metadata["fingerprint"]
+        or ours.train_rows.tolist() != theirs.train_rows.tolist()
+    ):
         raise InputError(f"tasks {ours.name!r} and {theirs.name!r} were built from different rows: nothing to compare")
     report: dict[str, float | bool] = {"same_digest": ours.digest == theirs.digest}
     for name in CLUSTERINGS:
@@ -429,9 +440,7 @@ def compare_tasks(ours: SelectionTask, theirs: SelectionTask) -> dict[str, float
     return report
 
 
-def _own_vectors(
-    vectors: Mapping[str, npt.NDArray[np.floating]], dataset: TextDataset, rows: Ints
-) -> dict[str, Vectors]:
+def _own_vectors(vectors: Mapping[str, npt.NDArray[np.floating]], dataset: TextDataset, rows: Ints) -> dict[str, Vectors]:
     found = {}
     for split, wanted in dataset.splits.items():
         if split not in vectors:
@@ -440,7 +449,9 @@ def _own_vectors(
         if array.ndim != 2 or len(array) != len(wanted):
             raise InputError(f"vectors of {split!r} have the shape {array.shape}; allowed is ({len(wanted)}, d)")
         if not np.isfinite(array).all():
-            raise InputError(f"vectors of {split!r} hold NaN or infinity, first in row {np.argwhere(~np.isfinite(array))[0][0]}")
+            raise InputError(
+                f"vectors of {split!r} hold NaN or infinity, first in row {np.argwhere(~np.isfinite(array))[0][0]}"
+            )
         found[split] = array[rows] if split == "train" else array
     if len({array.shape[1] for array in found.values()}) != 1:
         raise InputError(f"vectors have different widths: { {split: array.shape[1] for split, array in found.items()} }")

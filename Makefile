@@ -1,0 +1,34 @@
+# `make demo`, `make test` and `make check` each create .venv and install what they need; a second call reuses it.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: demo test check lint types wheel tasks
+
+demo: $(INSTALLED)
+	$(BIN)/python -m benchmarks.demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -q
+
+check: lint types wheel
+	$(BIN)/python -m pytest -q -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED)
+	$(BIN)/mypy
+
+wheel: $(INSTALLED)
+	rm -rf build dist
+	$(BIN)/python -m build --wheel --outdir dist .
+	$(BIN)/python -m benchmarks.wheel dist
+
+$(INSTALLED): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit("dsenv needs Python >= 3.11, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install -c constraints.txt -e '.[all,dev]'
+	touch $(INSTALLED)

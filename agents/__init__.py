@@ -1,0 +1,1 @@
+"""Reference agents on Stable-Baselines3, one file each: ``python -m agents.<name>``."""

@@ -1,0 +1,19 @@
+"""Masked PPO (sb3-contrib): exhausted clusters have probability 0. ``python -m agents.maskable_ppo --help``."""
+
+from __future__ import annotations
+
+from sb3_contrib import MaskablePPO
+from stable_baselines3.common.vec_env import VecEnv
+
+from agents.networks import MaskableClusterPolicy
+from agents.ppo import settings
+from agents.training import main
+
+
+def make_model(env: VecEnv, picks: int, seed: int, tensorboard: str | None) -> MaskablePPO:
+    """Return an untrained model, with PPO's hyper-parameters."""
+    return MaskablePPO(MaskableClusterPolicy, env, seed=seed, tensorboard_log=tensorboard, **settings(picks))
+
+
+if __name__ == "__main__":
+    main("maskable_ppo", make_model, __doc__)

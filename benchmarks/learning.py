@@ -1,0 +1,132 @@
+"""Do the reference agents learn? The greedy rollout of the trained policy against uniform rollouts and the searches.
+
+``python -m benchmarks.learning --evaluations 4096 --seeds 5 --jobs 2``
+
+Every run is stored when it is done, and a second call goes on where the first was stopped. What counts is the policy's
+own greedy rollout, not the best selection met in training; the greedy rollout of the untrained policy stands beside it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from agents.training import train
+from benchmarks.records import RESULTS, provenance, read_record, store_block
+from dsenv.env import DataSelectEnv
+from dsenv.evaluation import evaluate
+from dsenv.search import SEARCHES, random_counts, search
+from dsenv.seeding import generator
+from dsenv.stats import mean_interval
+
+IDS = ("DataSelect-GooglePlayNoisy-v0", "DataSelect-Banking77-v0")
+AGENTS = ("dqn", "ppo", "maskable_ppo")
+UNIFORM_EPISODES = 200
+
+
+def learn(id: str, agent: str, seed: int, evaluations: int) -> dict[str, Any]:
+    """Train one agent and play its greedy rollout, after and before training."""
+    torch.set_num_threads(1)
+    make_model = importlib.import_module(f"agents.{agent}").make_model
+    played: dict[str, Any] = {}
+
+    def remember_untrained(*arguments: Any) -> Any:
+        model = make_model(*arguments)
+        played["untrained"] = evaluate(model, id, agent=agent, seeds=[seed])[0]
+        return model
+
+    model, seconds = train(remember_untrained, id, seed=seed, evaluations=evaluations)
+    result = evaluate(model, id, agent=agent, seeds=[seed], evaluations=evaluations, seconds=seconds)[0]
+    return {
+        "score": result.score,
+        "untrained": played["untrained"].score,
+        "scores": result.scores,
+        "counts": list(result.counts),
+        "seconds": seconds,
+    }
+
+
+def look_up(id: str, method: str, seed: int, evaluations: int) -> dict[str, Any]:
+    """Run one search; ``uniform`` is the mean of many random episodes."""
+    env = gym.make(id).unwrapped
+    assert isinstance(env, DataSelectEnv)
+    started = time.perf_counter()
+    if method == "uniform":
+        rng = generator(seed, "uniform episodes")
+        scores = env.proxy.score(np.stack([random_counts(env.plan, rng) for _ in range(UNIFORM_EPISODES)]))
+        return {"score": float(scores.mean()), "seconds": time.perf_counter() - started}
+    found = search(env.proxy, method, evaluations=evaluations, seed=seed)
+    return {"score": found.best_score, "seconds": time.perf_counter() - started}
+
+
+def main() -> None:
+    """Run what is not stored yet, then print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ids", nargs="+", default=list(IDS))
+    parser.add_argument("--agents", nargs="+", default=list(AGENTS), choices=list(AGENTS))
+    parser.add_argument("--evaluations", type=int, default=4096)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--json", type=Path, default=RESULTS / "learning.json")
+    arguments = parser.parse_args()
+    work = [
+        (id, name, seed) for seed in range(arguments.seeds) for id in arguments.ids for name in (*SEARCHES, *arguments.agents)
+    ]
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.jobs, mp_context=context, max_tasks_per_child=4) as pool:
+        futures = {}
+        for id, name, seed in work:
+            block = read_record(arguments.json).get(_key(id, arguments.evaluations), {"runs": {}})
+            if str(seed) not in block["runs"].get(name, {}):
+                run = learn if name in AGENTS else look_up
+                futures[pool.submit(run, id, name, seed, arguments.evaluations)] = (id, name, seed)
+        for number, future in enumerate(as_completed(futures), 1):
+            id, name, seed = futures[future]
+            options = {"ids": id, "evaluations": arguments.evaluations, "seeds": arguments.seeds}
+            key = _key(id, arguments.evaluations)
+            block = read_record(arguments.json).get(key) or {**provenance("benchmarks.learning", options), "runs": {}}
+            block["runs"].setdefault(name, {})[str(seed)] = future.result()
+            store_block(arguments.json, key, block)
+            print(
+                f"{number}/{len(futures)} {id} {name} seed {seed}: {block['runs'][name][str(seed)]['score']:.4f}", flush=True
+            )
+    for id in arguments.ids:
+        block = read_record(arguments.json)[_key(id, arguments.evaluations)]
+        print(f"\n{id}, {arguments.evaluations} evaluations\n\n{table(block)}")
+
+
+def table(block: dict[str, Any]) -> str:
+    """Return one id's runs as a Markdown table: means and 95% intervals over seeds."""
+    runs = block["runs"]
+    uniform = [run["score"] for run in runs["uniform"].values()]
+    lines = ["| method | score Φ | minus uniform | untrained policy | seconds |", "|---|---|---|---|---|"]
+    for name, by_seed in runs.items():
+        scores = [run["score"] for run in by_seed.values()]
+        cells = [_cell(scores)]
+        cells.append("" if name == "uniform" else _cell([s - u for s, u in zip(scores, uniform, strict=True)]))
+        before = [run["untrained"] for run in by_seed.values() if "untrained" in run]
+        cells.append(_cell(before) if before else "")
+        cells.append(f"{np.mean([run['seconds'] for run in by_seed.values()]):.0f}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(values: list[float]) -> str:
+    return str(mean_interval(values)) if len(values) > 1 else f"{values[0]:.3f}"
+
+
+def _key(id: str, evaluations: int) -> str:
+    return f"{id} evaluations={evaluations}"
+
+
+if __name__ == "__main__":
+    main()

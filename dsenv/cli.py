@@ -1,0 +1,214 @@
+"""The command line: ``dsenv tasks | build | select | evaluate | replay | finetune``."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.table import Table
+
+from dsenv.errors import DsenvError, InputError
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Data selection as an RL problem."
+)
+out = Console()
+
+DataDir = Annotated[str | None, typer.Option("--data-dir", help="folder of the datasets (default: DSENV_DATA_DIR)")]
+TaskName = Annotated[
+    str, typer.Argument(help="a bundled task (googleplay, googleplay:noisy, ...), synthetic, or a file *.npz")
+]
+
+
+@app.callback()
+def _start() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True))])
+    for noisy in ("sentence_transformers", "faiss", "httpx", "datasets"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+@app.command()
+def tasks() -> None:
+    """List the bundled tasks with their sources, licences and reference scores (test rows, 20 seeds)."""
+    from dsenv.task import bundled_tasks, load_bundled
+
+    table = Table("task", "pool", "classes", "reported", "random rows", "class-mix rows", "full data", "licences as stated")
+    for name in bundled_tasks():
+        base = load_bundled(name)
+        for variant in ("", *base.metadata.get("variants", {})):
+            task = base.at_variant(variant)
+            reference = task.facts.get("reference", {})
+            cells = []
+            for baseline in ("random_rows", "class_mix_rows", "full"):
+                found = reference.get(baseline, {}).get("test", {}).get(task.reported)
+                cells.append(f"{found['mean']:.3f}" if found else "-")
+            table.add_row(task.name, str(len(task.train)), str(task.classes), task.reported, *cells, task.facts["licences"])
+    out.print(table)
+    for name in bundled_tasks():
+        sources = load_bundled(name).metadata["sources"]
+        out.print(f"[bold]{name}[/bold]: " + "; ".join(sorted({_source(source) for source in sources})), highlight=False)
+
+
+@app.command()
+def build(
+    dataset: Annotated[str, typer.Argument(help="a folder, a name below --data-dir, or a hub name 'owner/name'")],
+    save: Annotated[Path, typer.Option("--out", help="the task file to write")] = Path("task.npz"),
+    data_dir: DataDir = None,
+    encoder: Annotated[str, typer.Option(help="minilm, tfidf, or a sentence-transformers hub name or folder")] = "minilm",
+    clusters: Annotated[int, typer.Option(help="K")] = 64,
+    max_rows: Annotated[int, typer.Option(help="larger pools are cut by a stratified sample")] = 60_000,
+    reported: Annotated[str, typer.Option(help="accuracy or macro_f1")] = "accuracy",
+    label_noise: Annotated[float, typer.Option(help="share of training labels to flip")] = 0.0,
+    target_source: Annotated[str | None, typer.Option(help="keep only this source in validation and test")] = None,
+    seed: int = 0,
+    text: Annotated[str, typer.Option(help="name of the text column")] = "text",
+    label: Annotated[str, typer.Option(help="name of the label column")] = "label",
+    cache_dir: Annotated[Path | None, typer.Option(help="folder for vectors (default: DSENV_CACHE_DIR)")] = None,
+    compare: Annotated[Path | None, typer.Option(help="a task file of the same dataset, from another machine say")] = None,
+) -> None:
+    """Build a task file from a dataset: encode, reduce, cut, cluster."""
+    from dsenv.dataset import load_dataset
+    from dsenv.task import SelectionTask, build_task, compare_tasks
+
+    rows = load_dataset(dataset, data_dir, text=text, label=label)
+    if label_noise:
+        rows = rows.with_label_noise(label_noise, seed)
+    if target_source:
+        rows = rows.with_target_source(target_source)
+    other = SelectionTask.load(compare) if compare else None
+    task = build_task(
+        rows, encoder=encoder, clusters=clusters, max_rows=max_rows, reported=reported, seed=seed, cache_dir=cache_dir
+    )
+    task.save(save)
+    out.print(f"{save}: {len(task.train)} rows, {task.clustering('stratified').clusters} clusters, digest {task.digest}")
+    if other is not None:
+        for name, value in compare_tasks(task, other).items():
+            out.print(f"  {name}: {value}")
+
+
+@app.command()
+def select(
+    task: TaskName,
+    method: Annotated[str, typer.Option(help="uniform, proportional, best_of, greedy or swap")] = "swap",
+    budget: Annotated[float, typer.Option(help="share of the training rows")] = 0.05,
+    evaluations: Annotated[int, typer.Option(help="proxy evaluations to spend")] = 4096,
+    metric: Annotated[str | None, typer.Option(help="what the proxy measures (default: the task's own)")] = None,
+    seed: int = 0,
+    save: Annotated[Path, typer.Option("--out", help="the selection file to write")] = Path("selection.json"),
+) -> None:
+    """Choose rows of a task with a search; writes their ids in the dataset's train split."""
+    from dsenv.search import select as choose
+
+    with out.status(f"{method} on {task}, up to {evaluations} evaluations"):
+        found = choose(task, method=method, budget=budget, evaluations=evaluations, seed=seed, metric=metric)
+    found.save(save)
+    out.print(f"{save}: {len(found.rows)} of {found.pool} rows, score {found.score:.4f} after {found.evaluations} evaluations")
+
+
+@app.command()
+def evaluate(
+    id: Annotated[str, typer.Argument(help="id of an environment")],
+    method: Annotated[str, typer.Option(help="uniform, proportional, best_of, greedy or swap")] = "swap",
+    evaluations: int = 4096,
+    seeds: Annotated[int, typer.Option(help="number of seeds, from 0")] = 3,
+    save: Annotated[Path, typer.Option("--out", help="JSON lines to write")] = Path("results.jsonl"),
+) -> None:
+    """Run a search on an environment and write one replayable result a seed."""
+    import gymnasium as gym
+
+    from dsenv.env import DataSelectEnv
+    from dsenv.evaluation import evaluate_counts, save_results
+    from dsenv.search import search
+
+    try:
+        env = gym.make(id).unwrapped
+    except gym.error.Error as error:
+        raise InputError(str(error)) from error
+    if not isinstance(env, DataSelectEnv):
+        raise InputError(f"{id!r} is not a data selection environment")
+    results = []
+    for seed in range(seeds):
+        with out.status(f"{method} on {id}, seed {seed}"):
+            found = search(env.proxy, method, evaluations=evaluations, seed=seed)
+        assert found.best_counts is not None
+        results.append(evaluate_counts(id, found.best_counts, agent=method, seed=seed, evaluations=found.used))
+        test = results[-1].scores["test"]
+        shown = f"test accuracy {test['accuracy']:.4f}, macro-F1 {test['macro_f1']:.4f}"
+        out.print(f"seed {seed}: score {results[-1].score:.4f}, {shown}")
+    save_results(results, save)
+
+
+@app.command()
+def replay(results: Annotated[Path, typer.Argument(help="JSON lines of results")]) -> None:
+    """Play every result again and check its counts and scores."""
+    from dsenv.evaluation import load_results
+    from dsenv.evaluation import replay as play
+
+    found = load_results(results)
+    for result in found:
+        play(result)
+    out.print(f"{len(found)} results replayed: all as they say")
+
+
+@app.command()
+def finetune(
+    selection: Annotated[str, typer.Argument(help="a selection file, or 'all' for every training row")],
+    dataset: Annotated[str, typer.Argument(help="a folder, a name below --data-dir, or a hub name")],
+    target: Annotated[str, typer.Option(help="minilm, a hub name or a folder; encoder or causal")] = "minilm",
+    data_dir: DataDir = None,
+    method: Annotated[str, typer.Option(help="full or lora")] = "full",
+    epochs: int = 3,
+    learning_rate: float = 1e-4,
+    batch_size: int = 16,
+    max_length: Annotated[int, typer.Option(help="tokens a row")] = 128,
+    seeds: Annotated[int, typer.Option(help="number of seeds, from 0")] = 1,
+    device: str = "auto",
+    text: Annotated[str, typer.Option(help="name of the text column")] = "text",
+    label: Annotated[str, typer.Option(help="name of the label column")] = "label",
+    save: Annotated[Path | None, typer.Option("--out", help="the result file to write (JSON)")] = None,
+    model: Annotated[Path | None, typer.Option(help="folder for the fine-tuned model")] = None,
+) -> None:
+    """Fine-tune a target on a selection and score it on the test rows."""
+    from dsenv.dataset import load_dataset
+    from dsenv.finetuning import fine_tune
+    from dsenv.selection import Selection
+
+    chosen = None if selection == "all" else Selection.load(selection)
+    rows = load_dataset(dataset, data_dir, text=text, label=label)
+    if chosen is not None:
+        rows = rows.derive(chosen.derivation)
+    result = fine_tune(
+        chosen, rows, target, seeds=range(seeds), out=model, method=method, epochs=epochs,
+        learning_rate=learning_rate, batch_size=batch_size, max_length=max_length, device=device,
+    )  # fmt: skip
+    for run in result.runs:
+        out.print(
+            f"seed {run.seed}: {result.rows} rows, test accuracy {run.accuracy:.4f}, macro-F1 {run.macro_f1:.4f}, "
+            f"{run.fit.seconds:.0f} s training, {run.fit.tokens_seen} tokens"
+        )
+    if save is not None:
+        result.save(save)
+
+
+def _source(source: Any) -> str:
+    if isinstance(source, dict):
+        return f"{source.get('repo', source.get('source', '?'))} ({source.get('licence_as_stated', 'none stated')})"
+    return json.dumps(source)
+
+
+def main() -> None:
+    """Run the command line; a documented error is one line, not a traceback."""
+    try:
+        app()
+    except DsenvError as error:
+        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False)
+        raise SystemExit(2) from error
+
+
+if __name__ == "__main__":
+    main()

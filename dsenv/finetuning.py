@@ -1,0 +1,129 @@
+"""A selection to a fine-tuned target, and what that is worth on test rows."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dsenv.dataset import Ints, Rows, TextDataset
+from dsenv.errors import InputError
+from dsenv.files import atomic_write
+from dsenv.metrics import accuracy, macro_f1
+from dsenv.selection import Selection
+from dsenv.training import Fit, Recipe, fit, load_target, predict
+
+
+@dataclass(frozen=True)
+class TargetRun:
+    """One seed of a fine-tuned target.
+
+    Attributes:
+        seed: of the head, the row order and dropout.
+        accuracy, macro_f1: on the test rows.
+        fit: seconds, steps, rows and tokens of training.
+        seconds_test: of predicting the test rows.
+    """
+
+    seed: int
+    accuracy: float
+    macro_f1: float
+    fit: Fit
+    seconds_test: float
+
+
+@dataclass(frozen=True)
+class TargetResult:
+    """A target fine-tuned on chosen rows, over seeds.
+
+    Attributes:
+        method: what chose the rows.
+        rows: how many.
+        class_shares: of the chosen rows.
+        recipe: how the target was trained.
+        runs: one a seed.
+    """
+
+    method: str
+    rows: int
+    class_shares: tuple[float, ...]
+    recipe: dict[str, Any]
+    runs: tuple[TargetRun, ...]
+
+    def save(self, path: str | Path) -> Path:
+        """Write the result as JSON, atomically."""
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+        return Path(path)
+
+
+def fine_tune(
+    selection: Selection | Sequence[int] | Ints | None,
+    dataset: TextDataset,
+    target: str = "minilm",
+    *,
+    seeds: Sequence[int] = (0, 1, 2),
+    out: str | Path | None = None,
+    **recipe: Any,
+) -> TargetResult:
+    """Fine-tune a target on the selected rows and score it on the test rows.
+
+    Args:
+        selection: a ``Selection`` of this dataset, row ids of its train split, or None for all of them.
+        dataset: where the rows come from.
+        target: ``minilm``, a hub name or a folder; encoder or causal.
+        seeds: one training run each.
+        out: folder for the model of the last seed, in the ``transformers`` format.
+        recipe: ``method=``, ``epochs=``, ``learning_rate=``, ``batch_size=``, ``max_length=``, ``weight_decay=``,
+            ``lora_rank=``, ``device=`` as in ``Recipe``.
+
+    Raises:
+        InputError: for a selection of another dataset, row ids it does not have, or an unreadable checkpoint.
+        MissingExtraError: without the extra ``finetune``.
+    """
+    try:
+        chosen = Recipe(target=target, **recipe)
+    except TypeError as error:
+        raise InputError(
+            f"unknown argument of a recipe: {error}; allowed: {', '.join(Recipe.__dataclass_fields__)}"
+        ) from error
+    if not seeds:
+        raise InputError("fine-tuning needs at least one seed")
+    rows, method = _rows(selection, dataset)
+    runs = []
+    for seed in seeds:
+        model = load_target(chosen, len(dataset.class_names), seed)
+        fitted = fit(model, rows, seed, f"fine-tune on {len(rows)} rows ({method}, seed {seed})")
+        started = time.perf_counter()
+        scores = predict(model, dataset.test, f"test ({method}, seed {seed})")
+        seconds = time.perf_counter() - started
+        labels, unused = dataset.test.labels, np.zeros(0)
+        runs.append(
+            TargetRun(seed, float(accuracy(scores, labels, unused)), float(macro_f1(scores, labels, unused)), fitted, seconds)
+        )
+    if out is not None:
+        model.model.save_pretrained(out)
+        model.tokenizer.save_pretrained(out)
+    shares = np.bincount(rows.labels, minlength=len(dataset.class_names)) / len(rows)
+    return TargetResult(method, len(rows), tuple(shares.tolist()), asdict(chosen), tuple(runs))
+
+
+def _rows(selection: Selection | Sequence[int] | Ints | None, dataset: TextDataset) -> tuple[Rows, str]:
+    if selection is None:
+        return dataset.train, "all rows"
+    if isinstance(selection, Selection):
+        if not selection.rows:
+            raise InputError("the selection is empty")
+        return selection.to_dataset(dataset).train, selection.method
+    ids = np.asarray(selection)
+    if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
+        raise InputError(f"row ids must be a non-empty list of whole numbers, not {selection!r}")
+    wrong = ids[(ids < 0) | (ids >= len(dataset.train))]
+    if len(wrong):
+        raise InputError(f"row id {wrong[0]} is not in the train split: allowed are 0 to {len(dataset.train) - 1}")
+    return dataset.train.take(ids), "given rows"

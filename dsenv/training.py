@@ -1,0 +1,211 @@
+"""One loop: fit a transformers model on given rows, and predict with it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dsenv.dataset import Rows
+from dsenv.encoders import minilm_folder
+from dsenv.errors import InputError, one_of, require
+from dsenv.metrics import Doubles
+from dsenv.progress import track
+from dsenv.seeding import generator
+
+METHODS = ("full", "lora")
+LENGTH_GROUP = 16  # batches whose rows are sorted by length together, so that little of a batch is padding
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a target is fine-tuned.
+
+    Attributes:
+        target: ``minilm`` (the packaged all-MiniLM-L6-v2), a hub name or a folder; encoder or causal.
+        method: ``full``, or ``lora`` (low-rank adapters on all linear layers through ``peft``; arXiv 2106.09685).
+        epochs: passes over the rows.
+        learning_rate: of AdamW at its peak; linear warm-up over the first tenth of the steps, then linear decay to 0.
+        batch_size: rows a step.
+        max_length: tokens a row; longer rows are cut.
+        weight_decay: of AdamW.
+        lora_rank: r; alpha is 2 r.
+        device: as torch names it, or ``auto``: CUDA where there is some, else the CPU.
+    """
+
+    target: str = "minilm"
+    method: str = "full"
+    epochs: int = 3
+    learning_rate: float = 1e-4
+    batch_size: int = 16
+    max_length: int = 128
+    weight_decay: float = 0.01
+    lora_rank: int = 8
+    device: str = "auto"
+
+    def __post_init__(self) -> None:
+        one_of("fine-tuning method", self.method, METHODS)
+        for name in ("epochs", "batch_size", "max_length", "lora_rank"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise InputError(f"{name} {value!r}: allowed are whole numbers from 1")
+        if not 0 < self.learning_rate < 1:
+            raise InputError(f"learning_rate {self.learning_rate!r}: allowed are numbers between 0 and 1")
+
+
+@dataclass
+class Target:
+    """A model with its tokenizer."""
+
+    model: Any
+    tokenizer: Any
+    recipe: Recipe
+    device: str
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training run took: seconds, optimiser steps, rows and tokens seen, loss of the last tenth of the steps."""
+
+    seconds: float
+    steps: int
+    rows_seen: int
+    tokens_seen: int
+    loss: float
+
+
+def load_target(recipe: Recipe, classes: int, seed: int = 0) -> Target:
+    """Load a checkpoint with a fresh classification head drawn from the seed; weights are read from safetensors only.
+
+    Raises:
+        InputError: where the checkpoint cannot be read.
+        MissingExtraError: without the extra ``finetune``, or ``minilm`` for the packaged weights.
+    """
+    torch, transformers = require("torch", "finetune"), require("transformers", "finetune")
+    name = str(minilm_folder()) if recipe.target == "minilm" else recipe.target
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if recipe.device == "auto" else recipe.device
+    keywords = {"trust_remote_code": False, "local_files_only": Path(name).is_dir()}
+    with _seeded(torch, seed, device):
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(name, **keywords)
+            model = transformers.AutoModelForSequenceClassification.from_pretrained(
+                name, num_labels=classes, use_safetensors=True, dtype=torch.float32, **keywords
+            )
+        except (OSError, ValueError, KeyError, RuntimeError, require("safetensors", "finetune").SafetensorError) as error:
+            raise InputError(f"target {recipe.target!r} cannot be read: {error}") from error
+        if tokenizer.pad_token_id is None:
+            if tokenizer.eos_token is None:
+                raise InputError(f"the tokenizer of target {recipe.target!r} has neither a padding nor an end token")
+            tokenizer.pad_token = tokenizer.eos_token
+        model.config.pad_token_id = tokenizer.pad_token_id
+        if recipe.method == "lora":
+            peft = require("peft", "finetune")
+            config = peft.LoraConfig(
+                task_type="SEQ_CLS", r=recipe.lora_rank, lora_alpha=2 * recipe.lora_rank, target_modules="all-linear"
+            )
+            model = peft.get_peft_model(model, config)
+    try:
+        model.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {recipe.device!r} cannot be used: {error}") from error
+    return Target(model, tokenizer, recipe, device)
+
+
+def fit(target: Target, rows: Rows, seed: int = 0, what: str = "fine-tune") -> Fit:
+    """Fit the target on rows with cross-entropy.
+
+    The same rows, recipe and seed give the same weights on one machine and device; the caller's random state is left
+    as it was.
+
+    Args:
+        target: changed in place.
+        rows: texts, or pairs, with labels.
+        seed: of the row order and of dropout.
+        what: for the progress bar.
+    """
+    torch = require("torch", "finetune")
+    recipe, model = target.recipe, target.model
+    encoded = _tokenize(target, rows)
+    steps = recipe.epochs * -(-len(rows) // recipe.batch_size)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay)
+    warmup = max(1, steps // 10)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
+    )
+    rng = generator(seed, "fine-tuning order")
+    started = time.perf_counter()
+    tokens = 0
+    losses = []
+    with _seeded(torch, seed, target.device):
+        model.train()
+        order = [batch for _ in range(recipe.epochs) for batch in _batches(encoded, recipe.batch_size, rng)]
+        for batch in track(order, what, total=len(rows) * recipe.epochs, weight=recipe.batch_size):
+            inputs = _pad(target, encoded, batch)
+            labels = torch.as_tensor(rows.labels[batch], device=target.device)
+            loss = torch.nn.functional.cross_entropy(model(**inputs).logits.float(), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            optimizer.step()
+            schedule.step()
+            tokens += int(inputs["attention_mask"].sum())
+            losses.append(loss.item())
+    if not np.isfinite(losses).all():
+        raise InputError(f"the loss is not finite with learning_rate {recipe.learning_rate}: try a smaller one")
+    seconds = time.perf_counter() - started
+    return Fit(seconds, steps, len(rows) * recipe.epochs, tokens, float(np.mean(losses[-max(1, steps // 10) :])))
+
+
+def predict(target: Target, rows: Rows, what: str = "predict") -> Doubles:
+    """Return class probabilities (n, C)."""
+    torch = require("torch", "finetune")
+    encoded = _tokenize(target, rows)
+    longest_first = np.argsort([-len(ids) for ids in encoded["input_ids"]], kind="stable")
+    size = 64
+    batches = [longest_first[start : start + size] for start in range(0, len(rows), size)]
+    scores = np.empty((len(rows), target.model.config.num_labels))
+    target.model.eval()
+    with torch.inference_mode():
+        for batch in track(batches, what, total=len(rows), weight=size):
+            logits = target.model(**_pad(target, encoded, batch)).logits.float()
+            scores[batch] = torch.softmax(logits, -1).cpu().numpy()
+    return scores
+
+
+def _tokenize(target: Target, rows: Rows) -> dict[str, Any]:
+    pairs = {} if rows.pairs is None else {"text_pair": rows.pairs}
+    encoded = target.tokenizer(rows.texts, **pairs, truncation=True, max_length=target.recipe.max_length)
+    return {key: encoded[key] for key in encoded if key in ("input_ids", "attention_mask", "token_type_ids")}
+
+
+def _pad(target: Target, encoded: dict[str, Any], batch: np.ndarray) -> dict[str, Any]:
+    chosen = {key: [values[i] for i in batch] for key, values in encoded.items()}
+    return dict(target.tokenizer.pad(chosen, padding=True, return_tensors="pt").to(target.device))
+
+
+def _batches(encoded: dict[str, Any], size: int, rng: np.random.Generator) -> Iterator[np.ndarray]:
+    """Shuffled batches of rows of similar length: sorted inside groups, then the batches of all groups shuffled."""
+    lengths = np.array([len(ids) for ids in encoded["input_ids"]])
+    order = rng.permutation(len(lengths))
+    found: list[np.ndarray] = []
+    for start in range(0, len(order), size * LENGTH_GROUP):
+        group = order[start : start + size * LENGTH_GROUP]
+        group = group[np.argsort(lengths[group], kind="stable")]
+        found += [group[i : i + size] for i in range(0, len(group), size)]
+    for i in rng.permutation(len(found)):
+        yield found[i]
+
+
+@contextmanager
+def _seeded(torch: Any, seed: int, device: str) -> Iterator[None]:
+    """Seed torch inside the block only: dropout and new heads read its global generator."""
+    devices = [torch.cuda.current_device()] if device.startswith("cuda") else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        yield
