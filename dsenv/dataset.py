@@ -343,7 +343,7 @@ def largest_remainder(weights: npt.NDArray[np.float64], total: int) -> Ints:
     exact = weights * total / weights.sum()
     parts = np.floor(exact).astype(np.int64)
     parts[np.argsort(-(exact - parts), kind="stable")[: total - parts.sum()]] += 1
-    return parts
+    return np.asarray(parts)
 
 
 def _columns(table: Any) -> dict[str, list[Any]]:

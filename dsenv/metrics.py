@@ -30,7 +30,7 @@ def macro_f1(scores: Doubles, labels: Ints, shares: Doubles) -> Doubles:
     hits = np.diagonal(table, axis1=1, axis2=2)
     f1 = 2 * hits / np.maximum(table.sum(1) + table.sum(2), 1)
     present = np.bincount(labels, minlength=classes) > 0
-    return np.asarray(f1[:, present].mean(-1).reshape(scores.shape[:-2]))
+    return np.asarray(f1.compress(present, axis=1).mean(-1).reshape(scores.shape[:-2]))
 
 
 def neg_log_loss(scores: Doubles, labels: Ints, shares: Doubles) -> Doubles:

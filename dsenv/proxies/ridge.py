@@ -113,5 +113,5 @@ class _QuadraticForm:
         self._baseline = float((((y - task.class_shares) ** 2).sum(1) * weights).sum())
 
     def skill(self, w: Doubles) -> Doubles:
-        errors = self._constant - 2 * (w * self._targets).sum((1, 2)) + (w * (self._gram @ w)).sum((1, 2))
-        return np.asarray(1 - errors / self._baseline)
+        products = (w * (self._gram @ w - 2 * self._targets)).reshape(len(w), -1)
+        return np.asarray(1 - (self._constant + products.sum(1)) / self._baseline)

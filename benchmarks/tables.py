@@ -1,0 +1,59 @@
+"""Write the README's tables from what is committed: ``python -m benchmarks.tables``."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from benchmarks import end_to_end, learning
+from benchmarks.records import RESULTS, read_record
+from dsenv.env import DataSelectEnv
+from dsenv.registration import IDS
+from dsenv.task import SelectionTask
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def ids() -> str:
+    """Return the ids with the frozen reference scores of their task files: test rows, mean over 20 seeds."""
+    lines = [
+        "| id | K | picks × rows | default reward | reported | random rows | class-mix rows | proportional | full |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for id, keywords in IDS.items():
+        env = DataSelectEnv(**keywords)
+        task: SelectionTask = env.task
+        cells = []
+        for name in ("random_rows", "class_mix_rows", "proportional", "full"):
+            found = task.facts.get("reference", {}).get(name, {}).get("test", {}).get(task.reported)
+            spread = f" ± {found['std']:.3f}" if found and found["std"] else ""
+            cells.append(f"{found['mean']:.3f}{spread}" if found else "")
+        unit = "clusters" if env.plan.capacity.max() == 1 else f"× {env.plan.rows_per_pick}"
+        name = id.removeprefix("DataSelect-").removesuffix("-v0")
+        cells = [name, str(env.plan.clusters), f"{env.plan.picks} {unit}", env.metric, task.reported, *cells]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def rendered() -> dict[str, str]:
+    """Return every table by its name in the README."""
+    tables = {"ids": ids()}
+    for key, block in sorted(read_record(RESULTS / "learning.json").items()):
+        tables[f"learning {key.split()[0]}"] = learning.table(block)
+    for block in read_record(RESULTS / "end_to_end.json").values():
+        tables[f"end_to_end noise={block['options']['label_noise']}"] = end_to_end.table(block)
+    return tables
+
+
+def main() -> None:
+    """Replace what stands between ``<!-- table NAME -->`` and ``<!-- end -->``."""
+    text = README.read_text(encoding="utf-8")
+    for name, block in rendered().items():
+        pattern = re.compile(rf"(<!-- table {re.escape(name)} -->\n).*?(<!-- end -->)", flags=re.S)
+        text, found = pattern.subn(lambda match, block=block: f"{match[1]}{block}\n{match[2]}", text)  # type: ignore[misc]
+        print(f"{name}: {'written' if found else 'has no place in the README'}")
+    README.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

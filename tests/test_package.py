@@ -1,0 +1,143 @@
+"""What the package promises of itself: import order, light import, core dependencies alone, offline, README code."""
+
+import ast
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+# The order in which the data walks through the house: a module imports only modules above it.
+ORDER = (
+    "errors", "files", "progress", "seeding", "stats", "dataset", "encoders", "clustering", "task", "picks", "metrics",
+    "selection", "training", "proxies", "proxies.ridge", "proxies.table", "synthetic", "features", "rendering", "env",
+    "search", "baselines", "evaluation", "finetuning", "cli",
+)  # fmt: skip
+EXEMPT = {"__init__", "registration"}  # resolve names lazily; strings only
+TEST_READERS = {"task", "evaluation", "dataset", "finetuning"}  # the only modules that may touch test rows
+
+
+def modules():
+    for path in sorted((ROOT / "dsenv").rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT / "dsenv").with_suffix("").parts).removesuffix(".__init__")
+        yield name, ast.parse(path.read_text())
+
+
+def imports(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dsenv."):
+            yield node.module.removeprefix("dsenv.")
+        assert not (isinstance(node, ast.ImportFrom) and node.level), "relative import"
+
+
+def test_every_module_has_its_place():
+    assert {name for name, _ in modules()} - EXEMPT == set(ORDER)
+
+
+def test_import_order():
+    for name, tree in modules():
+        if name in EXEMPT:
+            continue
+        for used in imports(tree):
+            lazily_made = name == "proxies" and used in ("proxies.ridge", "proxies.table")
+            assert lazily_made or ORDER.index(used) < ORDER.index(name), f"{name} imports {used}"
+
+
+def test_only_the_final_result_reads_test_rows():
+    for name, tree in modules():
+        found = [n for n in ast.walk(tree) if isinstance(n, ast.Attribute) and n.attr == "test"]
+        strings = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and n.value == "test"]
+        if name not in TEST_READERS | {"cli"}:
+            assert not found and not strings, f"{name} reads test rows"
+
+
+def test_import_is_light():
+    code = (
+        "import sys, dsenv\n"
+        "heavy = {'torch', 'sklearn', 'pandas', 'transformers', 'faiss', 'datasets', 'matplotlib', 'typer', 'rich', 'scipy'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_environments_need_the_core_alone():
+    """With every optional package refused, a bundled environment plays an episode and a search runs."""
+    code = """
+import importlib.abc, sys
+class Refuse(importlib.abc.MetaPathFinder):
+    names = {"torch", "sklearn", "pandas", "transformers", "faiss", "datasets", "pyarrow", "matplotlib", "stable_baselines3",
+             "sentence_transformers", "peft", "scipy"}
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in self.names:
+            raise ModuleNotFoundError(f"refused: {name}")
+sys.meta_path.insert(0, Refuse())
+import gymnasium, dsenv
+env = gymnasium.make("DataSelect-GooglePlay-v0")
+env.reset(seed=0)
+for k in range(64):
+    over = env.step(k % 60)[2]
+assert over
+assert len(dsenv.select("googleplay", method="proportional").rows) > 1900
+from dsenv.errors import MissingExtraError
+try:
+    dsenv.build_task(dsenv.synthetic_texts(rows=60, held_out=30))
+except MissingExtraError as error:
+    assert "dsenv-gym[" in str(error)
+else:
+    raise SystemExit("built without the extra")
+env = gymnasium.make("DataSelect-Synthetic-v0", render_mode="rgb_array")
+env.reset()
+try:
+    env.render()
+except MissingExtraError as error:
+    assert "dsenv-gym[render]" in str(error)
+else:
+    raise SystemExit("drawn without the extra")
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names_resolve():
+    import dsenv
+
+    for name in dsenv.__all__:
+        assert getattr(dsenv, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'selekt'"):
+        _ = dsenv.selekt
+    submodules = {path.stem for path in (ROOT / "dsenv").iterdir()}
+    assert not submodules & set(dsenv.__all__)
+
+
+def readme_blocks():
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.S)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", range(len(readme_blocks())))
+def test_readme_code_runs(number, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", readme_blocks()[number]], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=600
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_readme_is_short_and_says_what_is_committed():
+    from benchmarks.tables import rendered
+
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) < 200
+    for name, block in rendered().items():
+        assert block in text, f"README lacks the table {name}: run python -m benchmarks.tables"
+
+
+def test_versions_agree():
+    import importlib.metadata
+
+    import dsenv
+
+    assert importlib.metadata.version("dsenv-gym") == dsenv.__version__
+    assert f"## {dsenv.__version__}" in (ROOT / "CHANGELOG.md").read_text()
