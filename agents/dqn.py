@@ -112,7 +112,7 @@ def make_model(env: VecEnv, picks: int, seed: int, tensorboard: str | None) -> M
         buffer_size=100_000,
         learning_starts=env.num_envs * picks,
         batch_size=256,
-        train_freq=1,
+        train_freq=2,
         gradient_steps=1,
         target_update_interval=2_000,
         exploration_fraction=0.4,

@@ -15,7 +15,7 @@ def settings(picks: int) -> dict[str, Any]:
     """Return hyper-parameters: every update sees one whole episode of each environment, undiscounted."""
     return {
         "n_steps": picks,
-        "batch_size": 256,
+        "batch_size": 4 * picks,
         "n_epochs": 4,
         "learning_rate": 1e-3,
         "gamma": 1.0,

@@ -82,7 +82,7 @@ def main() -> None:
         (id, name, seed) for seed in range(arguments.seeds) for id in arguments.ids for name in (*SEARCHES, *arguments.agents)
     ]
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(arguments.jobs, mp_context=context, max_tasks_per_child=4) as pool:
+    with ProcessPoolExecutor(arguments.jobs, mp_context=context) as pool:
         futures = {}
         for id, name, seed in work:
             block = read_record(arguments.json).get(_key(id, arguments.evaluations), {"runs": {}})

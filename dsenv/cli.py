@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
-from rich.table import Table
+from rich.table import Column, Table
 
 from dsenv.errors import DsenvError, InputError
 
@@ -37,7 +37,7 @@ def tasks() -> None:
     """List the bundled tasks with their sources, licences and reference scores (test rows, 20 seeds)."""
     from dsenv.task import bundled_tasks, load_bundled
 
-    table = Table("task", "pool", "classes", "reported", "random rows", "class-mix rows", "full data", "licences as stated")
+    table = Table(Column("task", no_wrap=True), "pool", "classes", "reported", "random rows", "class-mix rows", "full data")
     for name in bundled_tasks():
         base = load_bundled(name)
         for variant in ("", *base.metadata.get("variants", {})):
@@ -47,11 +47,12 @@ def tasks() -> None:
             for baseline in ("random_rows", "class_mix_rows", "full"):
                 found = reference.get(baseline, {}).get("test", {}).get(task.reported)
                 cells.append(f"{found['mean']:.3f}" if found else "-")
-            table.add_row(task.name, str(len(task.train)), str(task.classes), task.reported, *cells, task.facts["licences"])
+            table.add_row(task.name, str(len(task.train)), str(task.classes), task.reported, *cells)
     out.print(table)
     for name in bundled_tasks():
-        sources = load_bundled(name).metadata["sources"]
-        out.print(f"[bold]{name}[/bold]: " + "; ".join(sorted({_source(source) for source in sources})), highlight=False)
+        out.print(f"{name}: sources, with the licence each states", style="bold", highlight=False)
+        for source in sorted({_source(source) for source in load_bundled(name).metadata["sources"]}):
+            out.print(f"  {source}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -60,7 +61,7 @@ def build(
     save: Annotated[Path, typer.Option("--out", help="the task file to write")] = Path("task.npz"),
     data_dir: DataDir = None,
     encoder: Annotated[str, typer.Option(help="minilm, tfidf, or a sentence-transformers hub name or folder")] = "minilm",
-    clusters: Annotated[int, typer.Option(help="K")] = 64,
+    clusters: Annotated[int | None, typer.Option(help="K (default: 64, or as many as there are rows)")] = None,
     max_rows: Annotated[int, typer.Option(help="larger pools are cut by a stratified sample")] = 60_000,
     reported: Annotated[str, typer.Option(help="accuracy or macro_f1")] = "accuracy",
     label_noise: Annotated[float, typer.Option(help="share of training labels to flip")] = 0.0,

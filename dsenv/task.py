@@ -229,8 +229,8 @@ class SelectionTask:
         if not path.is_file():
             raise InputError(f"no task file {str(path)!r}")
         try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in file.files}
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+                arrays = {name: stored[name] for name in stored.files}
             metadata = json.loads(arrays.pop("metadata").tobytes())
             digest = arrays.pop("digest").tobytes().hex()
         except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
@@ -278,7 +278,7 @@ def build_task(
     *,
     encoder: str | Encoder = "minilm",
     vectors: Mapping[str, npt.NDArray[np.floating]] | None = None,
-    clusters: int = CLUSTERS,
+    clusters: int | None = None,
     dimensions: int = DIMENSIONS,
     max_rows: int = MAX_TRAINING_ROWS,
     reported: str = "accuracy",
@@ -294,7 +294,7 @@ def build_task(
         dataset: the rows.
         encoder: as in ``encode``.
         vectors: your own vectors instead of an encoder's, ``{"train": (n, d), "validation": ..., "test": ...}``.
-        clusters: K, for both clusterings.
+        clusters: K, for both clusterings; default 64, or as many as there are rows.
         dimensions: of the reduced vectors.
         max_rows: larger pools are cut by a seeded stratified sample.
         reported: ``accuracy`` or ``macro_f1``; decides the default reward metric too.
@@ -311,6 +311,7 @@ def build_task(
     rows = np.arange(len(dataset.train))
     if len(rows) > max_rows:
         rows = stratified_sample(dataset.train.strata, max_rows, generator(seed, "pool"))
+    clusters = min(CLUSTERS, len(rows)) if clusters is None else clusters
     if not 1 <= clusters <= len(rows):
         raise InputError(f"{clusters} clusters of {len(rows)} training rows: allowed are 1 to {len(rows)}")
     if vectors is None:
@@ -462,12 +463,12 @@ def _reduce(vectors: Mapping[str, Vectors], dimensions: int) -> tuple[npt.NDArra
     """PCA fitted on training rows, scaled so that the first component has unit variance, int8 with a scale a column."""
     decomposition = require("sklearn.decomposition", "build")
     train = vectors["train"].astype(np.float64)
+    if not np.ptp(train, axis=0).max() > 0:
+        raise InputError("all training vectors are the same: nothing can be clustered")
     kept = min(dimensions, train.shape[1], max(1, len(train) - 1))
     pca: Any = decomposition.PCA(kept, svd_solver="covariance_eigh" if len(train) > train.shape[1] else "full").fit(train)
     reduced = np.concatenate([pca.transform(vectors[split].astype(np.float64)) for split in ("train", "validation", "test")])
     spread = float(reduced[: len(train), 0].std())
-    if not spread > 1e-9:
-        raise InputError("all training vectors are the same: nothing can be clustered")
     reduced /= spread
     largest = np.abs(reduced[: len(train)]).max(axis=0)
     scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
