@@ -21,6 +21,7 @@ def main() -> None:
     unwrapped = env.unwrapped
     assert isinstance(unwrapped, DataSelectEnv)
     found = search(unwrapped.proxy, "swap", seed=0)
+    assert found.best_counts is not None
     env.reset(seed=0)
     for action in np.repeat(np.arange(unwrapped.plan.clusters), found.best_counts):
         env.step(int(action))

@@ -103,7 +103,7 @@ class DataSelectEnv(gym.Env[Any, Any]):
 
     def __init__(
         self,
-        task: SelectionTask | str | Path = "synthetic",
+        task: SelectionTask | str | Path | None = None,
         *,
         metric: str | None = None,
         reward: str = "dense",
@@ -116,6 +116,8 @@ class DataSelectEnv(gym.Env[Any, Any]):
         instance: int = 0,
         render_mode: str | None = None,
     ) -> None:
+        if task is None:
+            raise InputError("task is missing: give task= a SelectionTask, a file *.npz, 'synthetic' or a bundled name")
         if render_mode is not None:
             one_of("render_mode", render_mode, cast("list[str]", self.metadata["render_modes"]))
         self._dense = one_of("reward", reward, ("dense", "final")) == "dense"

@@ -261,7 +261,8 @@ class SelectionTask:
         if self.instance:
             codes = codes.copy()
             rows = np.flatnonzero((codes == REWARD) | (codes == SELECTION))
-            strata = self._array("labels")[rows].astype(np.int64) * 10_000 + self._array("sources")[rows]
+            labels, sources = (self._array(name)[rows].astype(np.int64) for name in ("labels", "sources"))
+            strata = labels * (sources.max() + 1) + sources
             codes[rows] = _cut(strata, generator(self.instance, "instance cut"))
         return codes
 
@@ -329,8 +330,8 @@ def build_task(
     arrays: Arrays = {
         "vectors": quantised,
         "column_scale": scale,
-        "labels": labels.astype(np.int16),
-        "sources": sources,
+        "labels": _small_ints(labels),
+        "sources": _small_ints(sources),
         "split": split,
         "train_rows": rows.astype(np.int32),
     }
@@ -366,7 +367,7 @@ def build_task(
 
 def add_clustering(arrays: Arrays, name: str, clustering: Clustering) -> None:
     """Store a clustering under its name."""
-    arrays[f"cluster_{name}"] = clustering.cluster.astype(np.int16 if clustering.clusters < 2**15 else np.int32)
+    arrays[f"cluster_{name}"] = _small_ints(clustering.cluster)
     arrays[f"position_{name}"] = clustering.position.astype(np.int32)
 
 
@@ -476,13 +477,17 @@ def _reduce(vectors: Mapping[str, Vectors], dimensions: int) -> tuple[npt.NDArra
     return quantised, scale, float(pca.explained_variance_ratio_.sum())
 
 
-def _source_ids(columns: list[list[str] | None], rows: int) -> tuple[list[str], npt.NDArray[np.int16]]:
+def _small_ints(values: Ints) -> npt.NDArray[np.integer]:
+    return values.astype(np.int16 if values.max() < 2**15 else np.int32)
+
+
+def _source_ids(columns: list[list[str] | None], rows: int) -> tuple[list[str], Ints]:
     if any(column is None for column in columns):
-        return [], np.full(rows, -1, np.int16)
+        return [], np.full(rows, -1)
     values = [value for column in columns for value in column or ()]
     names = sorted(set(values))
     ids = {name: number for number, name in enumerate(names)}
-    return names, np.array([ids[value] for value in values], np.int16)
+    return names, np.array([ids[value] for value in values])
 
 
 def _cut(strata: Ints, rng: np.random.Generator) -> npt.NDArray[np.int8]:

@@ -86,6 +86,14 @@ def test_minilm_is_the_real_one_and_runs_none_of_the_packages_code():
     assert encoders.MINILM_PACKAGE not in sys.modules
 
 
+@pytest.mark.slow
+def test_minilm_gives_the_same_digest_twice(texts, tmp_path):
+    from dsenv.task import build_task
+
+    first, second = (build_task(texts, cache_dir=tmp_path / name) for name in ("one", "two"))
+    assert first.digest == second.digest
+
+
 def test_other_weights_are_refused(tmp_path, monkeypatch):
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(b"other weights")

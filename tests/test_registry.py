@@ -236,6 +236,7 @@ def test_small_ids_have_their_optimum_in_the_table():
         ({"picks": 0}, "allowed are 1 to"),
         ({"instance": -1}, "-1"),
         ({"render_mode": "human"}, "ansi, rgb_array"),
+        ({"task": None}, "task is missing"),
         ({"task": "googleplai"}, "Did you mean 'googleplay'"),
         ({"task": "googleplay:nois"}, "Did you mean 'noisy'"),
         ({"task": "missing.npz"}, "no task file"),
@@ -294,6 +295,16 @@ def test_whole_cluster_picks_follow_the_paper():
     *_, info = env.step(3)
     assert info["rows"] == env.plan.sizes[3] and info["action_mask"][3] == 0
     assert DataSelectEnv("synthetic", unit="cluster", budget=0.5).plan.picks == 24
+    paper = DataSelectEnv("googleplay", unit="cluster", clustering="kmeans")
+    assert (paper.plan.picks, paper.plan.clusters) == (3, 64)
+
+
+def test_an_own_task_is_made_from_the_object_or_the_file(tiny_task, own_task_file):
+    first = gym.make(OWN_TASK_ID, task=tiny_task, budget=0.2)
+    assert first.unwrapped.task is tiny_task
+    assert same(play(first, 2), play(gym.make(OWN_TASK_ID, task=own_task_file, budget=0.2), 2))
+    with pytest.raises(InputError, match="task is missing"):
+        gym.make(OWN_TASK_ID)
 
 
 def test_instances_redraw_order_and_cut_but_not_clusters():
