@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dsenv.building import build_task
 from dsenv.clustering import cluster_kmeans
 from dsenv.dataset import TextDataset, load_dataset
 from dsenv.encoders import Encoder, SentenceEncoder
@@ -17,7 +18,7 @@ from dsenv.metrics import METRICS
 from dsenv.picks import plan_picks
 from dsenv.proxies.table import tabulate
 from dsenv.registration import SMALL
-from dsenv.task import BUNDLED, TEST, TRAIN, UNUSED, Arrays, SelectionTask, add_clustering, build_task
+from dsenv.task import BUNDLED, TEST, TRAIN, UNUSED, Arrays, SelectionTask, add_clustering
 
 REPORTED = {
     "googleplay": "macro_f1",

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from agents.training import train
 from dsenv.baselines import class_mix_rows, model_of_rows, random_rows
+from dsenv.building import build_task
 from dsenv.dataset import Ints
 from dsenv.env import DataSelectEnv
 from dsenv.evaluation import evaluate, score_model
@@ -29,7 +30,6 @@ from dsenv.seeding import generator
 from dsenv.selection import Selection
 from dsenv.stats import mean_interval
 from dsenv.synthetic import synthetic_texts
-from dsenv.task import build_task
 
 ID = "DataSelect-GooglePlay-v0"
 SEEDS = (0, 1, 2)

@@ -24,6 +24,7 @@ import torch
 from agents.training import train
 from benchmarks.records import RESULTS, provenance, read_record, store_block
 from dsenv.baselines import class_mix_rows, model_of_rows, random_rows
+from dsenv.building import build_task
 from dsenv.dataset import Ints, TextDataset, load_dataset
 from dsenv.env import DataSelectEnv
 from dsenv.evaluation import rollout, score_model
@@ -32,7 +33,7 @@ from dsenv.finetuning import fine_tune
 from dsenv.search import search
 from dsenv.seeding import generator
 from dsenv.stats import mean_interval
-from dsenv.task import SelectionTask, build_task
+from dsenv.task import SelectionTask
 
 SEEDS = (0, 1, 2)
 FULL = "full pool"

@@ -19,7 +19,7 @@ _PUBLIC = {
     "synthetic_texts": "synthetic",
     "encode": "encoders",
     "SelectionTask": "task",
-    "build_task": "task",
+    "build_task": "building",
     "load_task": "env",
     "DataSelectEnv": "env",
     "Selection": "selection",

@@ -73,8 +73,9 @@ def build(
     compare: Annotated[Path | None, typer.Option(help="a task file of the same dataset, from another machine say")] = None,
 ) -> None:
     """Build a task file from a dataset: encode, reduce, cut, cluster."""
+    from dsenv.building import build_task, compare_tasks
     from dsenv.dataset import load_dataset
-    from dsenv.task import SelectionTask, build_task, compare_tasks
+    from dsenv.task import SelectionTask
 
     rows = load_dataset(dataset, data_dir, text=text, label=label)
     if label_noise:

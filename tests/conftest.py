@@ -8,9 +8,10 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import numpy as np
 import pytest
 
+from dsenv.building import build_task
 from dsenv.dataset import TextDataset
 from dsenv.synthetic import synthetic_texts
-from dsenv.task import SelectionTask, build_task
+from dsenv.task import SelectionTask
 
 WORDS = {
     "good": ["lovely", "superb", "kind", "bright"],

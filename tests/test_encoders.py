@@ -88,7 +88,7 @@ def test_minilm_is_the_real_one_and_runs_none_of_the_packages_code():
 
 @pytest.mark.slow
 def test_minilm_gives_the_same_digest_twice(texts, tmp_path):
-    from dsenv.task import build_task
+    from dsenv.building import build_task
 
     first, second = (build_task(texts, cache_dir=tmp_path / name) for name in ("one", "two"))
     assert first.digest == second.digest

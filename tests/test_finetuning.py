@@ -143,7 +143,7 @@ def test_bad_input(tiny, checkpoint, tmp_path):
         with pytest.raises(InputError, match=says):
             fine_tune(rows, tiny, checkpoint)
     other = tiny.with_label_noise(0.2)
-    from dsenv.task import build_task
+    from dsenv.building import build_task
     from tests.test_task import random_vectors
 
     chosen = select(build_task(other, vectors=random_vectors(other), clusters=5), budget=0.2, method="proportional")

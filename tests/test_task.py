@@ -6,13 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dsenv.building import build_task, compare_tasks
 from dsenv.clustering import cluster_kmeans, cluster_stratified
 from dsenv.dataset import TextDataset, stratified_sample
 from dsenv.encoders import TfidfEncoder
 from dsenv.env import DataSelectEnv
 from dsenv.errors import InputError, TaskFileError
 from dsenv.search import select
-from dsenv.task import BUNDLED, SelectionTask, build_task, bundled_tasks, compare_tasks, load_bundled
+from dsenv.task import BUNDLED, SelectionTask, bundled_tasks, load_bundled
 from tests.conftest import tiny_splits
 
 
