@@ -10,7 +10,6 @@ import importlib
 import logging
 import tempfile
 import time
-from collections.abc import Sequence
 
 import gymnasium as gym
 import numpy as np
@@ -19,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.training import train
+from benchmarks.records import mean_cell
 from dsenv.baselines import class_mix_rows, model_of_rows, random_rows
 from dsenv.building import build_task
 from dsenv.dataset import Ints
@@ -28,7 +28,6 @@ from dsenv.finetuning import TargetResult, fine_tune
 from dsenv.search import random_counts, search
 from dsenv.seeding import generator
 from dsenv.selection import Selection
-from dsenv.stats import mean_interval
 from dsenv.synthetic import synthetic_texts
 
 ID = "DataSelect-GooglePlay-v0"
@@ -38,14 +37,6 @@ SEARCH_EVALUATIONS = 4096
 AGENTS = ("maskable_ppo", "dqn")
 
 console = Console()
-
-
-def cell(values: Sequence[float]) -> str:
-    """Return a mean with its 95% interval over seeds."""
-    if len(values) == 1:
-        return f"{values[0]:.3f}"
-    found = mean_interval(values)
-    return f"{found.value:.3f} ± {found.high - found.value:.3f}"
 
 
 def select_on_reviews() -> None:
@@ -84,15 +75,15 @@ def select_on_reviews() -> None:
         models = [model_of_rows(task, numbers) for numbers in draws]
         scores = [score_model(task, model) for model in models]
         reward = [float(env.proxy.score_weights(model[None])[0]) for model in models]  # type: ignore[attr-defined]
-        test = [cell([s["test"][m] for s in scores]) for m in ("accuracy", "macro_f1")]
-        table.add_row(name, str(len(draws[0])), evaluations, cell(reward), *test)
+        test = [mean_cell([s["test"][m] for s in scores]) for m in ("accuracy", "macro_f1")]
+        table.add_row(name, str(len(draws[0])), evaluations, mean_cell(reward), *test)
     console.print(table)
 
 
 def fine_tune_on_texts() -> None:
     """Build a task of synthetic texts, select 5%, fine-tune MiniLM on it, on random rows and on everything."""
     console.rule("(b) synthetic texts: build, select 5%, fine-tune all-MiniLM-L6-v2")
-    dataset = synthetic_texts()
+    dataset = synthetic_texts(rows=2_000, held_out=400)
     with tempfile.TemporaryDirectory() as cache:
         started = time.perf_counter()
         task = build_task(dataset, cache_dir=cache)

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 
 from agents.training import train
-from benchmarks.records import RESULTS, provenance, read_record, store_block
+from benchmarks.records import RESULTS, mean_cell, provenance, read_record, store_block
 from dsenv.baselines import class_mix_rows, model_of_rows, random_rows
 from dsenv.building import build_task
 from dsenv.dataset import Ints, TextDataset, load_dataset
@@ -32,7 +32,6 @@ from dsenv.files import cache_folder
 from dsenv.finetuning import fine_tune
 from dsenv.search import search
 from dsenv.seeding import generator
-from dsenv.stats import mean_interval
 from dsenv.task import SelectionTask
 
 SEEDS = (0, 1, 2)
@@ -154,31 +153,16 @@ def _train_agent(agent: str, seed: int, env: DataSelectEnv, budget: float) -> tu
 
 
 def table(block: dict[str, Any]) -> str:
-    """Return one block as a Markdown table: mean and 95% interval over seeds, on test rows."""
-    lines = [
-        "| rows chosen by | rows | ridge accuracy | ridge macro-F1 | target accuracy | target macro-F1 | search s | train s |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for name, runs in block["runs"].items():
-        seeds = list(runs.values())
-
-        def cell(*path: str, seeds: list[dict[str, Any]] = seeds) -> str:
-            values = []
-            for run in seeds:
-                value: Any = run
-                for step in path:
-                    value = value[step]
-                values.append(float(value))
-            if len(values) == 1:
-                return f"{values[0]:.3f}"
-            found = mean_interval(values)
-            return f"{found.value:.3f} ± {found.high - found.value:.3f}"
-
-        spent = [f"{np.mean([run['seconds'][stage] for run in seeds]):.0f}" for stage in ("search", "train")]
-        cells = [cell("ridge", "test", m) for m in ("accuracy", "macro_f1")] + [
-            cell("target", m) for m in ("accuracy", "macro_f1")
-        ]
-        lines.append(f"| {name} | {seeds[0]['rows']} | {' | '.join([*cells, *spent])} |")
+    """Return one block as a Markdown table: mean and half of the 95% interval over seeds, on test rows."""
+    columns = ["rows chosen by", "seeds", "rows", "ridge accuracy", "ridge macro-F1", "target accuracy", "target macro-F1"]
+    lines = [f"| {' | '.join([*columns, 'search s', 'train s'])} |", "|---" * 9 + "|"]
+    for name, by_seed in block["runs"].items():
+        runs = list(by_seed.values())
+        rows = "-".join(str(count) for count in sorted({run["rows"] for run in runs}))
+        ridge = [mean_cell([run["ridge"]["test"][m] for run in runs]) for m in ("accuracy", "macro_f1")]
+        target = [mean_cell([run["target"][m] for run in runs]) for m in ("accuracy", "macro_f1")]
+        spent = [f"{np.mean([run['seconds'][stage] for run in runs]):.0f}" for stage in ("search", "train")]
+        lines.append(f"| {' | '.join([name, ', '.join(by_seed), rows, *ridge, *target, *spent])} |")
     return "\n".join(lines)
 
 

@@ -21,12 +21,11 @@ import numpy as np
 import torch
 
 from agents.training import train
-from benchmarks.records import RESULTS, provenance, read_record, store_block
+from benchmarks.records import RESULTS, mean_cell, provenance, read_record, store_block
 from dsenv.env import DataSelectEnv
 from dsenv.evaluation import evaluate
 from dsenv.search import SEARCHES, random_counts, search
 from dsenv.seeding import generator
-from dsenv.stats import mean_interval
 
 IDS = ("DataSelect-GooglePlayNoisy-v0", "DataSelect-Banking77-v0")
 AGENTS = ("dqn", "ppo", "maskable_ppo")
@@ -105,23 +104,19 @@ def main() -> None:
 
 
 def table(block: dict[str, Any]) -> str:
-    """Return one id's runs as a Markdown table: means and 95% intervals over seeds."""
+    """Return one id's runs as a Markdown table: mean and half of the 95% interval over seeds."""
     runs = block["runs"]
-    uniform = [run["score"] for run in runs["uniform"].values()]
+    uniform = {seed: run["score"] for seed, run in runs["uniform"].items()}
     lines = ["| method | score Φ | minus uniform | untrained policy | seconds |", "|---|---|---|---|---|"]
     for name, by_seed in runs.items():
         scores = [run["score"] for run in by_seed.values()]
-        cells = [_cell(scores)]
-        cells.append("" if name == "uniform" else _cell([s - u for s, u in zip(scores, uniform, strict=True)]))
+        cells = [mean_cell(scores)]
+        cells.append("" if name == "uniform" else mean_cell([run["score"] - uniform[seed] for seed, run in by_seed.items()]))
         before = [run["untrained"] for run in by_seed.values() if "untrained" in run]
-        cells.append(_cell(before) if before else "")
+        cells.append(mean_cell(before) if before else "")
         cells.append(f"{np.mean([run['seconds'] for run in by_seed.values()]):.0f}")
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _cell(values: list[float]) -> str:
-    return str(mean_interval(values)) if len(values) > 1 else f"{values[0]:.3f}"
 
 
 def _key(id: str, evaluations: int) -> str:

@@ -7,10 +7,12 @@ import json
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from dsenv.files import atomic_write
+from dsenv.stats import mean_interval
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
@@ -46,6 +48,14 @@ def store_block(path: Path, key: str, block: dict[str, Any]) -> None:
     record = {**read_record(path), key: block}
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def mean_cell(values: Sequence[float]) -> str:
+    """Return a mean, with half of its 95% interval where there are several seeds."""
+    if len(values) == 1:
+        return f"{values[0]:.3f}"
+    found = mean_interval(values)
+    return f"{found.value:.3f} ± {found.high - found.value:.3f}"
 
 
 def _cpu() -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks import end_to_end, learning
 from benchmarks.records import RESULTS, read_record
 from dsenv.env import DataSelectEnv
+from dsenv.evaluation import reference_scores
 from dsenv.registration import IDS
 from dsenv.task import SelectionTask
 
@@ -23,11 +24,12 @@ def ids() -> str:
     for id, keywords in IDS.items():
         env = DataSelectEnv(**keywords)
         task: SelectionTask = env.task
+        reference = task.facts.get("reference") or reference_scores(task, env.plan, env.metric)
         cells = []
         for name in ("random_rows", "class_mix_rows", "proportional", "full"):
-            found = task.facts.get("reference", {}).get(name, {}).get("test", {}).get(task.reported)
-            spread = f" ± {found['std']:.3f}" if found and found["std"] else ""
-            cells.append(f"{found['mean']:.3f}{spread}" if found else "")
+            found = reference[name]["test"][task.reported]
+            spread = f" ± {found['std']:.3f}" if found["std"] else ""
+            cells.append(f"{found['mean']:.3f}{spread}")
         unit = "clusters" if env.plan.capacity.max() == 1 else f"× {env.plan.rows_per_pick}"
         name = id.removeprefix("DataSelect-").removesuffix("-v0")
         cells = [name, str(env.plan.clusters), f"{env.plan.picks} {unit}", env.metric, task.reported, *cells]

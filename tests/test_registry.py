@@ -1,5 +1,6 @@
 """Every registered id, one parametrised file: the contract with Gymnasium, Stable-Baselines3 and the design."""
 
+import itertools
 import json
 import multiprocessing
 import pickle
@@ -167,13 +168,13 @@ def score_in_child(id, queue):
     queue.put(env.step(0)[4]["score"])
 
 
-def test_prefixed_ids_work_in_a_fresh_process_and_bare_ids_after_a_fork():
-    """The prefix imports dsenv where nothing else did (spawn); a forked child has it imported already."""
+def test_ids_work_under_spawn_and_fork():
+    """The child imports dsenv with this module; where nothing imports it, see the test below."""
     id = "DataSelect-Synthetic-v0"
     env = gym.make(id)
     env.reset(seed=0)
     expected = env.step(0)[4]["score"]
-    for method, name in (("spawn", f"dsenv:{id}"), ("fork", id), ("fork", f"dsenv:{id}")):
+    for method, name in itertools.product(("spawn", "fork"), (id, f"dsenv:{id}")):
         context = multiprocessing.get_context(method)
         queue = context.Queue()
         with warnings.catch_warnings():
