@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test check lint types wheel tasks
+.PHONY: demo test check lint types wheel
 
 demo: $(INSTALLED)
 	$(BIN)/python -m benchmarks.demo

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,29 @@ from stable_baselines3.common.vec_env import VecEnv
 
 import dsenv
 from dsenv.env import DataSelectEnv
+from dsenv.errors import InputError
 from dsenv.evaluation import Result, save_results
 
 ENVIRONMENTS = 16
 
 MakeModel = Callable[[VecEnv, int, int, str | None], BaseAlgorithm]
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model.
+
+    Attributes:
+        model: with Stable-Baselines3's ``predict``.
+        keywords: of the environments it was trained in; play it with the same.
+        evaluations: proxy evaluations spent: one an episode with ``reward="final"``, else one a step.
+        seconds: of training.
+    """
+
+    model: BaseAlgorithm
+    keywords: dict[str, Any]
+    evaluations: int
+    seconds: float
 
 
 def train(
@@ -32,32 +51,36 @@ def train(
     tensorboard: str | None = None,
     progress: bool = False,
     **keywords: Any,
-) -> tuple[BaseAlgorithm, float]:
+) -> Trained:
     """Train a model until it has spent its proxy evaluations.
 
     Args:
         make_model: (environments, episode length, seed, TensorBoard folder) -> model.
         id: of the environment.
         seed: of the agent and the environments.
-        evaluations: proxy evaluations; with ``reward="final"`` (the default here) one an episode, else one a step.
+        evaluations: proxy evaluations to spend, rounded down to whole episodes of all environments.
         tensorboard: folder for TensorBoard, or None.
         progress: show a progress bar.
-        keywords: for ``gym.make``.
+        keywords: for ``gym.make``; ``reward`` is ``final`` unless given.
 
-    Returns:
-        The model and the seconds spent.
+    Raises:
+        InputError: for fewer evaluations than one episode takes.
     """
     keywords = {"reward": "final", **keywords}
     probe = gym.make(id, **keywords).unwrapped
     assert isinstance(probe, DataSelectEnv)
     picks = probe.plan.picks
-    environments = min(ENVIRONMENTS, evaluations)
+    cost = 1 if keywords["reward"] == "final" else picks
+    episodes = evaluations // cost
+    if episodes < 1:
+        raise InputError(f"{evaluations} evaluations: one episode of {id} takes {cost}")
+    environments = min(ENVIRONMENTS, episodes)
+    episodes -= episodes % environments
     vec = make_vec_env(f"dsenv:{id}", n_envs=environments, seed=seed, env_kwargs=keywords)
     model = make_model(vec, picks, seed, tensorboard)
-    steps = evaluations * picks if keywords["reward"] == "final" else evaluations
     started = time.perf_counter()
-    model.learn(steps - steps % (environments * picks) or environments * picks, progress_bar=progress)
-    return model, time.perf_counter() - started
+    model.learn(episodes * picks, progress_bar=progress)
+    return Trained(model, keywords, episodes * cost, time.perf_counter() - started)
 
 
 def main(name: str, make_model: MakeModel, description: str | None) -> None:
@@ -74,7 +97,7 @@ def main(name: str, make_model: MakeModel, description: str | None) -> None:
     torch.set_num_threads(1)
     out = arguments.out / f"{name}-{arguments.env}-{arguments.seed}"
     out.mkdir(parents=True, exist_ok=True)
-    model, seconds = train(
+    trained = train(
         make_model,
         arguments.env,
         seed=arguments.seed,
@@ -83,15 +106,19 @@ def main(name: str, make_model: MakeModel, description: str | None) -> None:
         progress=True,
         reward=arguments.reward,
     )
-    model.save(out / "model.zip")
+    trained.model.save(out / "model.zip")
     results: list[Result] = dsenv.evaluate(
-        model, arguments.env, agent=name, seeds=[arguments.seed], evaluations=arguments.evaluations, seconds=seconds
+        trained.model,
+        arguments.env,
+        agent=name,
+        seeds=[arguments.seed],
+        evaluations=trained.evaluations,
+        seconds=trained.seconds,
+        **trained.keywords,
     )
     save_results(results, out / "result.jsonl")
     result = results[0]
-    print(
-        f"{name} on {arguments.env}, seed {arguments.seed}: score {result.score:.4f} after {arguments.evaluations} evaluations"
-    )
+    print(f"{name} on {arguments.env}, seed {arguments.seed}: score {result.score:.4f} after {result.evaluations} evaluations")
     for split, scores in result.scores.items():
         print(f"  {split:9s} " + "  ".join(f"{metric} {value:.4f}" for metric, value in scores.items()))
-    print(f"  {result.rows} rows, {seconds:.0f} s; model and replayable result in {out}")
+    print(f"  {result.rows} rows, {trained.seconds:.0f} s; model and replayable result in {out}")

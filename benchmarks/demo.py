@@ -45,7 +45,7 @@ def select_on_reviews() -> None:
     env = gym.make(ID).unwrapped
     assert isinstance(env, DataSelectEnv)
     task, plan = env.task, env.plan
-    count = plan.picks * plan.rows_per_pick
+    count = plan.budget_rows
     rows: dict[str, tuple[list[Ints], str]] = {}
 
     def rng(seed: int) -> np.random.Generator:
@@ -64,8 +64,8 @@ def select_on_reviews() -> None:
         chosen = []
         for seed in SEEDS:
             console.print(f"{agent}, seed {seed}: {EVALUATIONS} episodes of {plan.picks} picks")
-            model, _ = train(make_model, ID, seed=seed, evaluations=EVALUATIONS, progress=console.is_terminal)
-            result = evaluate(model, ID, seeds=[seed])[0]
+            trained = train(make_model, ID, seed=seed, evaluations=EVALUATIONS, progress=console.is_terminal)
+            result = evaluate(trained.model, ID, seeds=[seed], **trained.keywords)[0]
             chosen.append(plan.rows(np.array(result.counts)))
         rows[f"{agent} (greedy rollout)"] = (chosen, str(EVALUATIONS))
     torch.set_num_threads(threads)

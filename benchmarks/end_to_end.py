@@ -102,7 +102,7 @@ def _run(name: str, seed: int, dataset: TextDataset, env: DataSelectEnv, argumen
     task, plan = env.task, env.plan
     log.info("%s, seed %d: choosing rows", name, seed)
     started = time.perf_counter()
-    count = int(plan.taken(plan.complete(np.zeros(plan.clusters, np.int64))).sum())
+    count = plan.budget_rows
     score: float | None = None
     evaluations = 0
     if name == FULL:
@@ -138,15 +138,18 @@ def _run(name: str, seed: int, dataset: TextDataset, env: DataSelectEnv, argumen
 
 
 def _train_agent(agent: str, seed: int, env: DataSelectEnv, budget: float) -> tuple[Ints, float]:
-    """Train on the task and return the greedy rollout's counts: the policy's, not the best met on the way."""
+    """Train on the task and return the greedy rollout's counts: the policy's, not the best met on the way.
+
+    It is played with the default dense reward, whose observation shows a score that stood still in training.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     make_model = importlib.import_module(f"agents.{agent}").make_model
     keywords: dict[str, Any] = {"task": env.task, "budget": budget}
-    model, _ = train(make_model, "DataSelect-v0", seed=seed, evaluations=AGENT_EVALUATIONS, **keywords)
+    trained = train(make_model, "DataSelect-v0", seed=seed, evaluations=AGENT_EVALUATIONS, **keywords)
     torch.set_num_threads(threads)
     played = gym.make("DataSelect-v0", **keywords)
-    rollout(model, played, seed=seed)
+    rollout(trained.model, played, seed=seed)
     assert isinstance(played.unwrapped, DataSelectEnv)
     counts = played.unwrapped.counts
     return counts, float(env.proxy.score(counts[None])[0])

@@ -23,7 +23,7 @@ import torch
 from agents.training import train
 from benchmarks.records import RESULTS, mean_cell, provenance, read_record, store_block
 from dsenv.env import DataSelectEnv
-from dsenv.evaluation import evaluate
+from dsenv.evaluation import Result, evaluate
 from dsenv.search import SEARCHES, random_counts, search
 from dsenv.seeding import generator
 
@@ -36,21 +36,23 @@ def learn(id: str, agent: str, seed: int, evaluations: int) -> dict[str, Any]:
     """Train one agent and play its greedy rollout, after and before training."""
     torch.set_num_threads(1)
     make_model = importlib.import_module(f"agents.{agent}").make_model
-    played: dict[str, Any] = {}
+    keywords = {"reward": "final"}
+    played: dict[str, Result] = {}
 
     def remember_untrained(*arguments: Any) -> Any:
         model = make_model(*arguments)
-        played["untrained"] = evaluate(model, id, agent=agent, seeds=[seed])[0]
+        played["untrained"] = evaluate(model, id, agent=agent, seeds=[seed], **keywords)[0]
         return model
 
-    model, seconds = train(remember_untrained, id, seed=seed, evaluations=evaluations)
-    result = evaluate(model, id, agent=agent, seeds=[seed], evaluations=evaluations, seconds=seconds)[0]
+    trained = train(remember_untrained, id, seed=seed, evaluations=evaluations, **keywords)
+    result = evaluate(trained.model, id, agent=agent, seeds=[seed], **keywords)[0]
     return {
         "score": result.score,
         "untrained": played["untrained"].score,
         "scores": result.scores,
         "counts": list(result.counts),
-        "seconds": seconds,
+        "evaluations": trained.evaluations,
+        "seconds": trained.seconds,
     }
 
 

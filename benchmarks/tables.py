@@ -18,8 +18,8 @@ README = Path(__file__).parent.parent / "README.md"
 def ids() -> str:
     """Return the ids with the frozen reference scores of their task files: test rows, mean over 20 seeds."""
     lines = [
-        "| id | K | picks × rows | default reward | reported | random rows | class-mix rows | proportional | full |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| id | K | picks | rows of pool | default reward | reported | random rows | class-mix rows | proportional | full |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for id, keywords in IDS.items():
         env = DataSelectEnv(**keywords)
@@ -31,8 +31,9 @@ def ids() -> str:
             spread = f" ± {found['std']:.3f}" if found["std"] else ""
             cells.append(f"{found['mean']:.3f}{spread}")
         unit = "clusters" if env.plan.capacity.max() == 1 else f"× {env.plan.rows_per_pick}"
+        rows = f"{reference['rows']} of {len(task.train)}"
         name = id.removeprefix("DataSelect-").removesuffix("-v0")
-        cells = [name, str(env.plan.clusters), f"{env.plan.picks} {unit}", env.metric, task.reported, *cells]
+        cells = [name, str(env.plan.clusters), f"{env.plan.picks} {unit}", rows, env.metric, task.reported, *cells]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

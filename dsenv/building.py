@@ -70,6 +70,10 @@ def build_task(
     for what, value, least in (("dimensions", dimensions, 1), ("max_rows", max_rows, len(dataset.class_names))):
         if value < least:
             raise InputError(f"{what} {value!r} is below {least}")
+    if len(dataset.validation) < 2:
+        raise InputError(
+            f"validation has {len(dataset.validation)} row: at least 2 are cut into the reward and selection halves"
+        )
     rows = np.arange(len(dataset.train))
     if len(rows) > max_rows:
         rows = stratified_sample(dataset.train.strata, max_rows, generator(seed, "pool"))

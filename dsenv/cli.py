@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -77,6 +78,8 @@ def build(
     from dsenv.dataset import load_dataset
     from dsenv.task import SelectionTask
 
+    if save.suffix != ".npz":
+        raise InputError(f"a task file's name ends in .npz, not {save.name!r}")
     rows = load_dataset(dataset, data_dir, text=text, label=label)
     if label_noise:
         rows = rows.with_label_noise(label_noise, seed)
@@ -100,6 +103,8 @@ def select(
     budget: Annotated[float, typer.Option(help="share of the training rows")] = 0.05,
     evaluations: Annotated[int, typer.Option(help="proxy evaluations to spend")] = 4096,
     metric: Annotated[str | None, typer.Option(help="what the proxy measures (default: the task's own)")] = None,
+    unit: Annotated[str, typer.Option(help="rows, or cluster: a pick adds the whole cluster")] = "rows",
+    clustering: Annotated[str, typer.Option(help="stratified or kmeans")] = "stratified",
     seed: int = 0,
     save: Annotated[Path, typer.Option("--out", help="the selection file to write")] = Path("selection.json"),
 ) -> None:
@@ -107,7 +112,16 @@ def select(
     from dsenv.search import select as choose
 
     with out.status(f"{method} on {task}, up to {evaluations} evaluations"):
-        found = choose(task, method=method, budget=budget, evaluations=evaluations, seed=seed, metric=metric)
+        found = choose(
+            task,
+            method=method,
+            budget=budget,
+            evaluations=evaluations,
+            seed=seed,
+            metric=metric,
+            unit=unit,
+            clustering=clustering,
+        )
     found.save(save)
     out.print(f"{save}: {len(found.rows)} of {found.pool} rows, score {found.score:.4f} after {found.evaluations} evaluations")
 
@@ -136,9 +150,13 @@ def evaluate(
     results = []
     for seed in range(seeds):
         with out.status(f"{method} on {id}, seed {seed}"):
+            started = time.perf_counter()
             found = search(env.proxy, method, evaluations=evaluations, seed=seed)
+            seconds = time.perf_counter() - started
         assert found.best_counts is not None
-        results.append(evaluate_counts(id, found.best_counts, agent=method, seed=seed, evaluations=found.used))
+        results.append(
+            evaluate_counts(id, found.best_counts, agent=method, seed=seed, evaluations=found.used, seconds=seconds)
+        )
         test = results[-1].scores["test"]
         shown = f"test accuracy {test['accuracy']:.4f}, macro-F1 {test['macro_f1']:.4f}"
         out.print(f"seed {seed}: score {results[-1].score:.4f}, {shown}")

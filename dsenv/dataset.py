@@ -6,6 +6,7 @@ import csv
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -192,7 +193,7 @@ class TextDataset:
                 _texts(table[text], f"column {text!r} of {where}"),
                 list(table[label]),
                 _texts(table[text_pair], f"column {text_pair!r} of {where}") if text_pair in table else None,
-                [str(value) for value in table[source]] if source in table else None,
+                _texts(list(map(str, table[source])), f"column {source!r} of {where}") if source in table else None,
             )
             if len({len(column) for column in raw[split] if column is not None}) != 1:
                 raise InputError(f"the columns of {where} have different lengths")
@@ -312,7 +313,8 @@ def read_table(path: Path) -> dict[str, list[Any]]:
     for number, record in enumerate(records):
         if None in record or any(record.get(column) is None for column in names):
             raise InputError(f"row {number} of {str(path)!r} does not have exactly the columns {', '.join(names)}")
-    return {column: [record[column] for record in records] for column in names}
+    columns: dict[str, list[Any]] = {column: [record[column] for record in records] for column in names}
+    return {name: _whole_numbers(column) for name, column in columns.items()} if path.suffix == ".csv" else columns
 
 
 def stratified_sample(groups: Ints, size: int, rng: np.random.Generator) -> Ints:
@@ -346,6 +348,11 @@ def largest_remainder(weights: npt.NDArray[np.float64], total: int) -> Ints:
     return np.asarray(parts)
 
 
+def _whole_numbers(column: list[str]) -> list[Any]:
+    """A CSV column of whole numbers as such, so that it means the same as in Parquet; any other column as it is."""
+    return [int(value) for value in column] if all(re.fullmatch(r"-?(0|[1-9]\d{0,17})", value) for value in column) else column
+
+
 def _columns(table: Any) -> dict[str, list[Any]]:
     names = getattr(table, "column_names", None) or getattr(table, "columns", None)
     if names is None:
@@ -367,6 +374,8 @@ def _classes(
 ) -> tuple[tuple[str, ...], dict[str, Ints]]:
     plain = {split: [value.item() if isinstance(value, np.generic) else value for value in labels[split]] for split in labels}
     if declared is not None:
+        if isinstance(declared, str) or not isinstance(declared, Sequence) or len(set(map(str, declared))) != len(declared):
+            raise InputError(f"label_names of {name!r} are {declared!r}: a list of different names is needed")
         names = tuple(str(value) for value in declared)
         codes: dict[Any, int] = {**{value: i for i, value in enumerate(names)}, **{i: i for i in range(len(names))}}
         codes |= {str(i): i for i in range(len(names)) if str(i) not in codes}

@@ -197,7 +197,7 @@ class DataSelectEnv(gym.Env[Any, Any]):
         """
         if self._spent >= self.plan.picks:
             raise EpisodeOver("the episode is over: call reset() before step()")
-        if not self.action_space.contains(np.int64(action)):
+        if not isinstance(action, (int, np.integer)) or not 0 <= action < self.plan.clusters:
             raise InputError(f"action {action!r} is not a cluster: allowed are 0 to {self.plan.clusters - 1}")
         added = self._counts[action] < self.plan.capacity[action]
         self._counts[action] += added

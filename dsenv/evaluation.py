@@ -190,17 +190,22 @@ def replay(result: Result) -> Result:
     Raises:
         ReplayError: where the task's digest or the counts are not exactly, or a score is not within 1e-6 what it says.
     """
-    env = gym.make(result.id, **result.keywords)
+    try:
+        env = gym.make(result.id, **result.keywords)
+    except gym.error.Error as error:
+        raise ReplayError(f"{result.id!r} cannot be made: {error}") from error
     fresh = _result(env, result.id, result.keywords, result.agent, result.seed, result.actions, result.evaluations,
                     result.seconds)  # fmt: skip
     env.close()
     for name in ("task_digest", "counts", "rows"):
         if getattr(fresh, name) != getattr(result, name):
             raise ReplayError(f"{name} is {getattr(fresh, name)} on replay; the result says {getattr(result, name)}")
-    said = {"score": result.score, "regret": result.regret or 0.0, **_flat(result.scores)}
-    found = {"score": fresh.score, "regret": fresh.regret or 0.0, **_flat(fresh.scores)}
+    said, found = (
+        {"score": r.score, "regret": r.regret or 0.0, **_flat(r.scores), **_numbered("class share", r.class_shares)}
+        for r in (result, fresh)
+    )
     for name, value in found.items():
-        if name not in said or abs(said[name] - value) > TOLERANCE:
+        if name not in said or not abs(said[name] - value) <= TOLERANCE:
             raise ReplayError(f"{name} is {value} on replay; the result says {said.get(name)}")
     return fresh
 
@@ -237,7 +242,7 @@ def reference_scores(task: SelectionTask, plan: PickPlan, metric: str, seeds: in
 
     Random rows, class-mix rows, proportional picks, full data and its variants.
     """
-    count = int(plan.taken(plan.complete(np.zeros(plan.clusters, np.int64))).sum())
+    count = plan.budget_rows
     scores = baseline_scores(task, count, metric, range(seeds))
     proportional = plan.rows(plan.complete(np.zeros(plan.clusters, np.int64)))
     scores["proportional"] = [score_model(task, model_of_rows(task, proportional))]
@@ -323,6 +328,10 @@ def _unwrap(env: gym.Env[Any, Any]) -> DataSelectEnv:
     if not isinstance(env.unwrapped, DataSelectEnv):
         raise InputError(f"{env.unwrapped!r} is not a data selection environment")
     return env.unwrapped
+
+
+def _numbered(what: str, values: Sequence[float]) -> dict[str, float]:
+    return {f"{what} {number}": value for number, value in enumerate(values)}
 
 
 def _flat(scores: Scores) -> dict[str, float]:

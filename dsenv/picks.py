@@ -71,6 +71,25 @@ class PickPlan:
             raise InputError(f"counts hold {array.sum()} picks; an episode has {self.picks}")
         return array.astype(np.int64)
 
+    def check_batch(self, counts: npt.NDArray[np.integer]) -> Ints:
+        """Return ``counts`` (B, K) as contiguous integers.
+
+        Raises:
+            InputError: for another shape, or a row that ``check`` refuses.
+        """
+        batch = np.ascontiguousarray(counts, np.int64)
+        if batch.ndim != 2 or batch.shape[1] != self.clusters:
+            raise InputError(f"counts have the shape {batch.shape}; allowed is (B, {self.clusters})")
+        wrong = (batch < 0).any(1) | (batch > self.capacity).any(1) | (batch.sum(1) > self.picks)
+        if wrong.any():
+            self.check(batch[np.flatnonzero(wrong)[0]])
+        return batch
+
+    @property
+    def budget_rows(self) -> int:
+        """Rows of a proportional selection: what every row-level baseline may take."""
+        return int(self.taken(self.complete(np.zeros(self.clusters, np.int64))).sum())
+
     def complete(self, counts: npt.NDArray[np.integer]) -> Ints:
         """Fill ``counts`` (K,) up to the whole budget with proportional picks (largest remainder, within capacity).
 

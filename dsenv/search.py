@@ -167,13 +167,15 @@ def search(proxy: Proxy, method: str, *, evaluations: int = 4096, seed: int = 0)
         InputError: for an unknown method, or fewer than one evaluation.
     """
     one_of("method", method, SEARCHES)
-    if evaluations < 1:
-        raise InputError(f"{evaluations} evaluations: at least 1 is needed")
+    for what, value, least in (("evaluations", evaluations, 1), ("seed", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+            raise InputError(f"{what} {value!r}: allowed are whole numbers from {least}")
     evaluator = Evaluator(proxy, evaluations)
     try:
         SEARCHES[method](evaluator, generator(seed, "search"))
     except _Exhausted:
-        if evaluator.unfinished is not None:
+        # Where the last round was cut short, complete selections were scored already and none was kept back.
+        if evaluator.unfinished is not None and evaluator.used < evaluations:
             evaluator.score(evaluator.plan.complete(evaluator.unfinished)[None])
     return evaluator
 

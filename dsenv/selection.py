@@ -83,6 +83,8 @@ class Selection:
                 f"the selection was made from task {self.task!r}, dataset fingerprint {self.fingerprint[:16]}; dataset "
                 f"{dataset.name!r} has {dataset.fingerprint[:16]}{how}"
             )
+        if max(self.rows, default=0) >= len(dataset.train):
+            raise InputError(f"row id {max(self.rows)} is not in the train split: allowed are 0 to {len(dataset.train) - 1}")
         return replace(dataset, train=dataset.train.take(self.rows))
 
     def save(self, path: str | Path) -> Path:

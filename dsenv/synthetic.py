@@ -67,7 +67,7 @@ def synthetic_task(seed: int = 0) -> SelectionTask:
     held_clusters = [rng.integers(0, CLUSTERS, HELD_OUT_ROWS) for _ in (REWARD, SELECTION, TEST)]
     vectors = np.concatenate([train, *[draw(held) for held in held_clusters]])
     vectors /= train[:, 0].std()
-    scale = (np.abs(vectors).max(0) / 127).astype(np.float32)
+    scale = (np.abs(vectors[:POOL_ROWS]).max(0) / 127).astype(np.float32)
     arrays: Arrays = {
         "vectors": np.rint(vectors / scale).clip(-127, 127).astype(np.int8),
         "column_scale": scale,

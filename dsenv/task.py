@@ -31,6 +31,12 @@ BUNDLED = Path(__file__).parent / "tasks"
 
 Arrays = dict[str, npt.NDArray[Any]]
 
+# What numpy, zipfile and json raise for bytes that are no task file.
+_UNREADABLE = (
+    OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, NotImplementedError, RuntimeError,
+    zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class Split:
@@ -58,7 +64,7 @@ class SelectionTask:
     for the final result alone.
 
     Attributes:
-        arrays: what the file holds, by name (docs: the task file).
+        arrays: what the file holds, by name.
         metadata: JSON-able; names, sources, licences, encoder, seeds, versions, fingerprint, reference scores.
         variant: "" or the name of the variant whose arrays replace the stored ones.
         instance: 0 as stored; others redraw the row order inside clusters and the reward / selection cut.
@@ -159,7 +165,7 @@ class SelectionTask:
         Raises:
             InputError: for a negative number, or a tabulated task with any but instance 0.
         """
-        if instance < 0 or int(instance) != instance:
+        if isinstance(instance, bool) or not isinstance(instance, (int, np.integer)) or instance < 0:
             raise InputError(f"instance {instance!r} is not a whole number from 0")
         if instance and self.tables is not None:
             raise InputError(f"task {self.name!r} is tabulated and has instance 0 only, not {instance}")
@@ -228,7 +234,7 @@ class SelectionTask:
                 arrays = {name: stored[name] for name in stored.files}
             metadata = json.loads(arrays.pop("metadata").tobytes())
             digest = arrays.pop("digest").tobytes().hex()
-        except (OSError, ValueError, KeyError, EOFError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        except _UNREADABLE as error:
             raise TaskFileError(f"{str(path)!r} is not a readable task file: {error}") from error
         if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
             found = metadata.get("format") if isinstance(metadata, dict) else None
@@ -257,7 +263,7 @@ class SelectionTask:
             codes = codes.copy()
             rows = np.flatnonzero((codes == REWARD) | (codes == SELECTION))
             labels, sources = (self._array(name)[rows].astype(np.int64) for name in ("labels", "sources"))
-            strata = labels * (sources.max() + 1) + sources
+            strata = labels * (sources.max() + 2) + sources
             codes[rows] = cut_validation(strata, generator(self.instance, "instance cut"))
         return codes
 

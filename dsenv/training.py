@@ -89,6 +89,10 @@ def load_target(recipe: Recipe, classes: int, seed: int = 0) -> Target:
     torch, transformers = require("torch", "finetune"), require("transformers", "finetune")
     name = str(minilm_folder()) if recipe.target == "minilm" else recipe.target
     device = ("cuda" if torch.cuda.is_available() else "cpu") if recipe.device == "auto" else recipe.device
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {recipe.device!r} cannot be used: {error}") from error
     keywords = {"trust_remote_code": False, "local_files_only": Path(name).is_dir()}
     with _seeded(torch, seed, device):
         try:
@@ -109,10 +113,7 @@ def load_target(recipe: Recipe, classes: int, seed: int = 0) -> Target:
                 task_type="SEQ_CLS", r=recipe.lora_rank, lora_alpha=2 * recipe.lora_rank, target_modules="all-linear"
             )
             model = peft.get_peft_model(model, config)
-    try:
-        model.to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {recipe.device!r} cannot be used: {error}") from error
+    model.to(device)
     return Target(model, tokenizer, recipe, device)
 
 
@@ -205,7 +206,7 @@ def _batches(encoded: dict[str, Any], size: int, rng: np.random.Generator) -> It
 @contextmanager
 def _seeded(torch: Any, seed: int, device: str) -> Iterator[None]:
     """Seed torch inside the block only: dropout and new heads read its global generator."""
-    devices = [torch.cuda.current_device()] if device.startswith("cuda") else []
+    devices = [torch.device(device)] if device.startswith("cuda") else []
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
         yield

@@ -11,7 +11,8 @@ from stable_baselines3.common.env_util import make_vec_env
 from agents.dqn import EXHAUSTED
 from agents.training import train
 from dsenv.env import DataSelectEnv
-from dsenv.evaluation import evaluate, rollout
+from dsenv.errors import InputError
+from dsenv.evaluation import evaluate, replay, rollout
 from dsenv.search import random_counts
 
 ID = "DataSelect-Synthetic-v0"
@@ -33,9 +34,10 @@ def make_model(agent):
 @pytest.mark.parametrize("agent", AGENTS)
 def test_a_short_training_repeats_and_replays(agent):
     short = {"seed": 3, "evaluations": 32, "picks": 8, "budget": 0.02}
-    first, second = (train(make_model(agent), ID, **short)[0] for _ in range(2))
-    results = [evaluate(model, ID, agent=agent, picks=8, budget=0.02)[0] for model in (first, second)]
-    assert results[0].actions == results[1].actions and results[0].counts == results[1].counts
+    runs = [train(make_model(agent), ID, **short) for _ in range(2)]
+    results = [evaluate(run.model, ID, agent=agent, **run.keywords)[0] for run in runs]
+    assert runs[0].evaluations == 32
+    assert results[0].actions == results[1].actions and replay(results[1]).counts == results[0].counts
     assert len(results[0].actions) == 8
 
 
@@ -43,7 +45,7 @@ def test_a_short_training_repeats_and_replays(agent):
 def test_masked_agents_never_pick_an_exhausted_cluster(agent):
     """With a budget of everything most clusters are exhausted before the end."""
     keywords = {"budget": 1.0, "picks": 60}
-    model, _ = train(make_model(agent), ID, seed=0, evaluations=16, **keywords)
+    model = train(make_model(agent), ID, seed=0, evaluations=16, **keywords).model
     env = gym.make(ID, **keywords)
     for deterministic in (True, False):
         actions = rollout(model, env, seed=0, deterministic=deterministic)
@@ -62,6 +64,7 @@ def test_dqn_masks_replayed_next_states():
     values = model.q_net_target(data.next_observations).detach().numpy()
     assert exhausted.any() and not exhausted.all()
     assert (values[exhausted] == EXHAUSTED).all() and (values[~exhausted] > EXHAUSTED).all()
+    assert (data.dones == 0).any()  # some targets are bootstrapped
     best = model.q_net(data.next_observations).argmax(1).numpy()
     open_ = ~exhausted.all(1)
     assert not exhausted[np.flatnonzero(open_), best[open_]].any()
@@ -75,6 +78,17 @@ def test_agents_learn(agent):
     assert isinstance(env, DataSelectEnv)
     rng = np.random.default_rng(0)
     uniform = env.proxy.score(np.stack([random_counts(env.plan, rng) for _ in range(200)]))
-    model, _ = train(make_model(agent), ID, seed=0, evaluations=512)
-    found = evaluate(model, ID)[0].score
+    untrained = train(make_model(agent), ID, seed=0, evaluations=1).model
+    run = train(make_model(agent), ID, seed=0, evaluations=512)
+    found = evaluate(run.model, ID, **run.keywords)[0].score
     assert found > np.quantile(uniform, 0.95)
+    assert found > evaluate(untrained, ID, **run.keywords)[0].score
+
+
+def test_evaluations_are_counted_by_the_reward():
+    """Dense: one a step. Rounded down to whole episodes of all environments, and never below one episode."""
+    keywords = {"picks": 8, "budget": 0.02}
+    assert train(make_model("ppo"), ID, seed=0, evaluations=100, reward="dense", **keywords).evaluations == 96
+    assert train(make_model("ppo"), ID, seed=0, evaluations=40, **keywords).evaluations == 32
+    with pytest.raises(InputError, match="takes 8"):
+        train(make_model("ppo"), ID, seed=0, evaluations=7, reward="dense", **keywords)

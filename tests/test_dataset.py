@@ -77,7 +77,7 @@ def test_hub_class_names_and_missing_hub(tmp_path):
         load_dataset("nobody/nothing-of-this-name")
 
 
-def test_labels_become_ids():
+def test_labels_become_ids(tmp_path):
     splits = tiny_splits()
     texts = TextDataset.from_columns(splits)
     assert texts.class_names == ("bad", "good", "so")
@@ -85,6 +85,10 @@ def test_labels_become_ids():
     stars = {s: {**c, "label": [{"bad": 1, "so": 3, "good": 5}[x] for x in c["label"]]} for s, c in splits.items()}
     assert TextDataset.from_columns(stars).class_names == ("1", "3", "5")
     numbered = {s: {**c, "label": [{"bad": 0, "so": 1, "good": 2}[x] for x in c["label"]]} for s, c in splits.items()}
+    for columns in stars.values():
+        columns["label"] = [x + 7 for x in columns["label"]]  # 8, 10, 12: texts would sort otherwise
+    folders = [TextDataset.from_folder(write_folder(tmp_path / suffix, stars, suffix)) for suffix in ("csv", "parquet")]
+    assert folders[0].class_names == ("8", "10", "12") and folders[0].fingerprint == folders[1].fingerprint
     named = TextDataset.from_columns(numbered, meta={"label_names": ["bad", "so", "good"]})
     assert named.class_names == ("bad", "so", "good") and named.train.labels.tolist() == numbered["train"]["label"]
 
@@ -125,6 +129,9 @@ def test_label_outside_the_declared_range():
     for columns in splits.values():
         columns["label"] = [{"bad": 0, "so": 1, "good": 2}[x] for x in columns["label"]]
     splits["validation"]["label"][7] = 3
+    for names in (5, "abc", ["a", "a"]):
+        with pytest.raises(InputError, match="a list of different names"):
+            TextDataset.from_columns(splits, meta={"label_names": names})
     with pytest.raises(InputError, match="row 7 of split 'validation' .* label 3; allowed: 0 to 2"):
         TextDataset.from_columns(splits, meta={"label_names": ["a", "b", "c"]})
 

@@ -67,6 +67,9 @@ def test_results_replay_and_go_through_json(tmp_path):
     ("field", "value"),
     [
         ("score", 0.5),
+        ("score", float("nan")),
+        ("class_shares", (0.25, 0.25, 0.25, 0.25)),
+        ("id", "DataSelect-None-v0"),
         ("task_digest", "0" * 64),
         ("rows", 1),
         ("counts", (1,) * 48),

@@ -10,6 +10,7 @@ import transformers
 from dsenv.errors import InputError
 from dsenv.finetuning import fine_tune
 from dsenv.search import select
+from dsenv.selection import Selection
 from dsenv.training import Recipe, fit, load_target, predict
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -135,6 +136,7 @@ def test_bad_input(tiny, checkpoint, tmp_path):
         ({"epoch": 3}, "unknown argument"),
         ({"seeds": []}, "at least one seed"),
         ({"device": "abacus"}, "device 'abacus'"),
+        *([] if torch.cuda.is_available() else [({"device": "cuda"}, "device 'cuda' cannot be used")]),
     )
     for arguments, says in cases:
         with pytest.raises(InputError, match=says):
@@ -142,6 +144,9 @@ def test_bad_input(tiny, checkpoint, tmp_path):
     for rows, says in (([999999], "row id 999999"), ([], "non-empty"), ([0.5], "whole numbers"), ([-1], "row id -1")):
         with pytest.raises(InputError, match=says):
             fine_tune(rows, tiny, checkpoint)
+    beyond = Selection((10**6,), "by hand", "tiny", "", tiny.fingerprint)
+    with pytest.raises(InputError, match="row id 1000000 is not in the train split"):
+        fine_tune(beyond, tiny, checkpoint)
     other = tiny.with_label_noise(0.2)
     from dsenv.building import build_task
     from tests.test_task import random_vectors

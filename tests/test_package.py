@@ -36,6 +36,8 @@ def imports(tree):
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dsenv."):
             yield node.module.removeprefix("dsenv.")
+        plain = isinstance(node, ast.Import) and any(alias.name.startswith("dsenv") for alias in node.names)
+        assert not plain and getattr(node, "module", None) != "dsenv", "write: from dsenv.module import name"
         assert not (isinstance(node, ast.ImportFrom) and node.level), "relative import"
 
 
@@ -133,10 +135,22 @@ def test_readme_code_runs(number, tmp_path):
 
 
 def test_readme_is_short_and_says_what_is_committed():
+    from benchmarks import learning
+    from benchmarks.records import RESULTS, read_record
     from benchmarks.tables import rendered
+    from dsenv.search import SEARCHES
 
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) < 200
+    learned = [f"learning {id}" for id in learning.IDS]
+    assert set(rendered()) == {"ids", *learned, "end_to_end noise=0.0", "end_to_end noise=0.4"}
+    for block in read_record(RESULTS / "learning.json").values():
+        assert set(block["runs"]) == {*SEARCHES, *learning.AGENTS}
+        assert all(len(seeds) == 5 for seeds in block["runs"].values())
+    for block in read_record(RESULTS / "end_to_end.json").values():
+        assert {name: len(seeds) for name, seeds in block["runs"].items()} == {
+            "random rows": 3, "class-mix rows": 3, "swap": 3, "maskable_ppo": 3, "full pool": 1
+        }  # fmt: skip
     for name, block in rendered().items():
         assert block in text, f"README lacks the table {name}: run python -m benchmarks.tables"
 

@@ -284,7 +284,7 @@ def test_reset_options_start_warm():
 def test_actions_outside_the_space_are_refused():
     env = DataSelectEnv("synthetic")
     env.reset(seed=0)
-    for action in (-1, 48):
+    for action in (-1, 48, 1.5, "a", None):
         with pytest.raises(InputError, match="allowed are 0 to 47"):
             env.step(action)
 

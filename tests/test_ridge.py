@@ -96,11 +96,22 @@ def test_a_step_touches_no_row():
     env = DataSelectEnv("synthetic")
     counts = random_counts(env.plan, np.random.default_rng(0))[None]
     before = env.proxy.score(counts)
-    env.task.train.features[:] += 1
+    features = env.task.train.features.copy()
+    env.task.train.features[:] = 0
     try:
         assert np.array_equal(env.proxy.score(counts), before)
     finally:
-        env.task.train.features[:] -= 1
+        env.task.train.features[:] = features
+
+
+def test_impossible_counts_are_refused():
+    for env in (DataSelectEnv("synthetic"), DataSelectEnv("banking77:small", **SMALL)):
+        good = env.plan.complete(np.zeros(env.plan.clusters, np.int64))
+        over = np.zeros_like(good)
+        over[3] = env.plan.capacity[3] + 1
+        for wrong in (over[None], -good[None], good, np.ones((1, 3), np.int64), np.ones((1, env.plan.clusters), np.int64) * 2):
+            with pytest.raises(InputError):
+                env.proxy.score(wrong)
 
 
 def test_metrics_by_hand():

@@ -60,6 +60,14 @@ def test_evaluations_are_counted_distinct_and_never_exceeded(method, evaluations
     assert np.array_equal(again.best_counts, found.best_counts)
 
 
+@pytest.mark.parametrize("method", SEARCHES)
+def test_every_number_of_evaluations_ends_in_a_complete_selection(method):
+    weights = np.random.default_rng(1).normal(size=6)
+    for evaluations in range(1, 60):
+        found = search(Modular(weights, picks=4, unit="rows", sizes=[9, 1, 3, 2, 5, 4]), method, evaluations=evaluations)
+        assert found.used <= evaluations and found.best_counts.sum() == 4
+
+
 def test_best_of_ends_on_a_task_with_fewer_selections_than_evaluations():
     found = search(Modular([1, 2, 3], picks=2), "best_of", evaluations=1000)
     assert found.best_score == 5 and found.used == 3
@@ -113,7 +121,9 @@ def test_select_returns_row_ids_of_the_dataset(tiny, tiny_task):
     for arguments, says in (
         ({"method": "gredy"}, "Did you mean 'greedy'"),
         ({"budget": 2}, "above 0 up to 1"),
-        ({"evaluations": 0}, "at least 1"),
+        ({"evaluations": 0}, "evaluations 0"),
+        ({"evaluations": 2.5}, "evaluations 2.5"),
+        ({"seed": -1}, "seed -1"),
         ({"metrik": "accuracy"}, "unknown argument 'metrik'"),
         ({"metric": "auc"}, "accuracy"),
     ):

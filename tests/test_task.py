@@ -159,8 +159,17 @@ def test_bad_vectors(tiny):
 
 def test_damaged_files_are_refused(own_task_file, tmp_path):
     data = Path(own_task_file).read_bytes()
+    np.save(tmp_path / "raw.npy", np.arange(5))
+    raw = (tmp_path / "raw.npy").read_bytes()
     for number, wrong in enumerate(
-        (data[: len(data) // 2], b"", b"not a zip", data[:200] + bytes([data[200] ^ 1]) + data[201:])
+        (
+            data[: len(data) // 2],
+            b"",
+            b"not a zip",
+            raw,
+            data[:-60] + b"\xff" + data[-59:],
+            data[:200] + bytes([data[200] ^ 1]) + data[201:],
+        )
     ):
         path = tmp_path / f"{number}.npz"
         path.write_bytes(wrong)

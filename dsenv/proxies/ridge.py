@@ -45,7 +45,8 @@ class RidgeProxy:
         self.task, self.plan, self.metric = task, plan, metric
         self._width = task.train.features.shape[1]
         self._upper = np.triu_indices(self._width)
-        self._offsets = np.cumsum(plan.capacity + 1) - (plan.capacity + 1)
+        self._most = np.minimum(plan.capacity, plan.picks)  # more picks of one cluster than an episode has are never asked for
+        self._offsets = np.cumsum(self._most + 1) - (self._most + 1)
         self._sums = self._prefix_sums()
         self._empty = score_weights(task, self._share_weights(), task.reward, metric)
         weights = {"brier_skill": np.ones(len(task.reward)), "balanced_brier_skill": balanced_weights(task.reward.labels)}
@@ -53,7 +54,7 @@ class RidgeProxy:
 
     def score(self, counts: npt.NDArray[np.integer]) -> Doubles:
         """Return Φ of a batch of selections; counts (B, K) -> (B,)."""
-        counts = np.asarray(counts, np.int64)
+        counts = self.plan.check_batch(counts)
         found = np.empty(len(counts))
         for start in range(0, len(counts), CHUNK):
             part = slice(start, start + CHUNK)
@@ -86,13 +87,13 @@ class RidgeProxy:
         return constant
 
     def _prefix_sums(self) -> Doubles:
-        """(sum of capacity + 1, d (d + 1) / 2 + d C) sums over the first c picks, cluster after cluster."""
+        """(picks + 1 of every cluster, d (d + 1) / 2 + d C) sums over the first c picks, cluster after cluster."""
         x = self.task.train.features[self.plan.order].astype(np.float64)
         y = one_hot(self.task.train.labels[self.plan.order], self.task.classes)
-        sums = np.zeros((int((self.plan.capacity + 1).sum()), len(self._upper[0]) + self._width * self.task.classes))
+        sums = np.zeros((int((self._most + 1).sum()), len(self._upper[0]) + self._width * self.task.classes))
         step = self.plan.rows_per_pick
         for k, (start, size) in enumerate(zip(self.plan.starts, self.plan.sizes, strict=True)):
-            for pick in range(int(self.plan.capacity[k])):
+            for pick in range(int(self._most[k])):
                 rows = slice(start + pick * step, start + min((pick + 1) * step, size))
                 gram = x[rows].T @ x[rows]
                 at = self._offsets[k] + pick + 1

@@ -58,7 +58,8 @@ class TableProxy:
 
     def score(self, counts: npt.NDArray[np.integer]) -> Doubles:
         """Return Φ of a batch of selections; counts (B, K) -> (B,)."""
-        return np.asarray(self._scores[[self._place[row.tobytes()] for row in np.ascontiguousarray(counts, np.int64)]])
+        batch = self.plan.check_batch(counts)
+        return np.asarray(self._scores[[self._place[row.tobytes()] for row in batch]])
 
     def best(self) -> tuple[Ints, float]:
         """Return the best selection that an episode can end with (K,) and its score: the exact optimum.
