@@ -27,6 +27,7 @@ from dsenv.baselines import class_mix_rows, model_of_rows, random_rows
 from dsenv.building import build_task
 from dsenv.dataset import Ints, TextDataset, load_dataset
 from dsenv.env import DataSelectEnv
+from dsenv.errors import InputError
 from dsenv.evaluation import rollout, score_model
 from dsenv.files import cache_folder
 from dsenv.finetuning import fine_tune
@@ -83,7 +84,12 @@ def _build(dataset: TextDataset, arguments: argparse.Namespace, block: dict[str,
     reported = "accuracy" if arguments.label_noise else "macro_f1"
     cache = cache_folder() / "end_to_end" / hashlib.sha256(repr(block["options"]).encode()).hexdigest()[:16]
     if "seconds" in block:
-        return build_task(dataset, max_rows=arguments.pool, reported=reported, cache_dir=cache)
+        task = build_task(dataset, max_rows=arguments.pool, reported=reported, cache_dir=cache)
+        if task.digest != block["task_digest"]:
+            raise InputError(
+                f"the stored runs are of task {block['task_digest']}, this build is {task.digest}: use another --json"
+            )
+        return task
     rows = arguments.pool + len(dataset.validation) + len(dataset.test)
     log.info("encoding %d texts: about %d to %d minutes on two cores", rows, rows // 7200, rows // 3600 + 1)
     resumed = cache.exists()

@@ -36,7 +36,7 @@ def learn(id: str, agent: str, seed: int, evaluations: int) -> dict[str, Any]:
     """Train one agent and play its greedy rollout, after and before training."""
     torch.set_num_threads(1)
     make_model = importlib.import_module(f"agents.{agent}").make_model
-    keywords = {"reward": "final"}
+    keywords: dict[str, Any] = {"reward": "final"}
     played: dict[str, Result] = {}
 
     def remember_untrained(*arguments: Any) -> Any:

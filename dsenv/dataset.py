@@ -193,7 +193,9 @@ class TextDataset:
                 _texts(table[text], f"column {text!r} of {where}"),
                 list(table[label]),
                 _texts(table[text_pair], f"column {text_pair!r} of {where}") if text_pair in table else None,
-                _texts(list(map(str, table[source])), f"column {source!r} of {where}") if source in table else None,
+                _texts([v if v is None else str(v) for v in table[source]], f"column {source!r} of {where}")
+                if source in table
+                else None,
             )
             if len({len(column) for column in raw[split] if column is not None}) != 1:
                 raise InputError(f"the columns of {where} have different lengths")
@@ -309,11 +311,11 @@ def read_table(path: Path) -> dict[str, list[Any]]:
         raise InputError(f"{str(path)!r} has no rows")
     if not all(isinstance(record, dict) for record in records):
         raise InputError(f"every line of {str(path)!r} must be a JSON object")
-    names = [str(column) for column in records[0] if column is not None]
-    for number, record in enumerate(records):
-        if None in record or any(record.get(column) is None for column in names):
-            raise InputError(f"row {number} of {str(path)!r} does not have exactly the columns {', '.join(names)}")
-    columns: dict[str, list[Any]] = {column: [record[column] for record in records] for column in names}
+    names = list(dict.fromkeys(column for record in records for column in record))
+    if None in names:
+        number = next(number for number, record in enumerate(records) if None in record)
+        raise InputError(f"row {number} of {str(path)!r} has more cells than the header has columns")
+    columns: dict[str, list[Any]] = {column: [record.get(column) for record in records] for column in names}
     return {name: _whole_numbers(column) for name, column in columns.items()} if path.suffix == ".csv" else columns
 
 
@@ -348,9 +350,10 @@ def largest_remainder(weights: npt.NDArray[np.float64], total: int) -> Ints:
     return np.asarray(parts)
 
 
-def _whole_numbers(column: list[str]) -> list[Any]:
+def _whole_numbers(column: list[Any]) -> list[Any]:
     """A CSV column of whole numbers as such, so that it means the same as in Parquet; any other column as it is."""
-    return [int(value) for value in column] if all(re.fullmatch(r"-?(0|[1-9]\d{0,17})", value) for value in column) else column
+    numbers = all(value is not None and re.fullmatch(r"-?(0|[1-9]\d{0,17})", value) for value in column)
+    return [int(value) for value in column] if numbers else column
 
 
 def _columns(table: Any) -> dict[str, list[Any]]:

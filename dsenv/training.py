@@ -107,6 +107,9 @@ def load_target(recipe: Recipe, classes: int, seed: int = 0) -> Target:
                 raise InputError(f"the tokenizer of target {recipe.target!r} has neither a padding nor an end token")
             tokenizer.pad_token = tokenizer.eos_token
         model.config.pad_token_id = tokenizer.pad_token_id
+        longest = getattr(model.config, "max_position_embeddings", recipe.max_length)
+        if recipe.max_length > longest:
+            raise InputError(f"max_length {recipe.max_length}: target {recipe.target!r} reads 1 to {longest} tokens")
         if recipe.method == "lora":
             peft = require("peft", "finetune")
             config = peft.LoraConfig(

@@ -150,9 +150,18 @@ def test_unreadable_folders(tmp_path):
     (folder / "test.jsonl").write_text('{"text": "a", "label": 1}\n[1, 2]\n', encoding="utf-8")
     with pytest.raises(InputError, match="must be a JSON object"):
         TextDataset.from_folder(folder)
-    (folder / "test.jsonl").write_text('{"text": "a", "label": "bad"}\n{"text": "b"}\n', encoding="utf-8")
-    with pytest.raises(InputError, match="row 1 .* does not have exactly the columns"):
+    rows = '{"text": "a", "label": "bad", "source": "web"}\n{"text": "b", "source": "web"}\n'
+    (folder / "test.jsonl").write_text(rows, encoding="utf-8")
+    with pytest.raises(InputError, match="row 1 of split 'test' of 'd' has the label None"):
         TextDataset.from_folder(folder)
+    (folder / "test.jsonl").write_text('{"text": "a", "label": "bad", "source": null}\n', encoding="utf-8")
+    with pytest.raises(InputError, match="row 0 of column 'source' .* is None"):
+        TextDataset.from_folder(folder)
+    (folder / "test.jsonl").unlink()
+    (folder / "test.csv").write_text("text,label,source\na,bad,web,more\n", encoding="utf-8")
+    with pytest.raises(InputError, match="row 0 .* more cells than the header"):
+        TextDataset.from_folder(folder)
+    (folder / "test.csv").unlink()
     (folder / "test.jsonl").write_bytes(b"\xff\xfe")
     with pytest.raises(InputError, match="cannot be read"):
         TextDataset.from_folder(folder)

@@ -134,6 +134,7 @@ def test_bad_input(tiny, checkpoint, tmp_path):
         ({"learning_rate": -1}, "learning_rate -1"),
         ({"method": "prompt"}, "full, lora"),
         ({"epoch": 3}, "unknown argument"),
+        ({"max_length": 65, "device": "cpu"}, "reads 1 to 64 tokens"),
         ({"seeds": []}, "at least one seed"),
         ({"device": "abacus"}, "device 'abacus'"),
         *([] if torch.cuda.is_available() else [({"device": "cuda"}, "device 'cuda' cannot be used")]),

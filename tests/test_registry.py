@@ -1,6 +1,5 @@
 """Every registered id, one parametrised file: the contract with Gymnasium, Stable-Baselines3 and the design."""
 
-import itertools
 import json
 import multiprocessing
 import pickle
@@ -160,29 +159,31 @@ def golden_rollout(id):
     }
 
 
-def score_in_child(id, queue):
-    import gymnasium
+def first_scores(names):
+    scores = []
+    for name in names:
+        env = gym.make(name)
+        env.reset(seed=0)
+        scores.append(env.step(0)[4]["score"])
+    return scores
 
-    env = gymnasium.make(id)
-    env.reset(seed=0)
-    queue.put(env.step(0)[4]["score"])
+
+def answer(names, queue):
+    queue.put(first_scores(names))
 
 
-def test_ids_work_under_spawn_and_fork():
+@pytest.mark.parametrize("method", ["spawn", "fork"])
+def test_bare_and_prefixed_ids_work_in_child_processes(method):
     """The child imports dsenv with this module; where nothing imports it, see the test below."""
-    id = "DataSelect-Synthetic-v0"
-    env = gym.make(id)
-    env.reset(seed=0)
-    expected = env.step(0)[4]["score"]
-    for method, name in itertools.product(("spawn", "fork"), (id, f"dsenv:{id}")):
-        context = multiprocessing.get_context(method)
-        queue = context.Queue()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Python >= 3.12 warns of any fork with threads
-            child = context.Process(target=score_in_child, args=(name, queue))
-            child.start()
-        assert queue.get(timeout=60) == pytest.approx(expected, abs=1e-12), (method, name)
-        child.join()
+    names = [*IDS, *(f"dsenv:{name}" for name in IDS)]
+    context = multiprocessing.get_context(method)
+    queue = context.Queue()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python >= 3.12 warns of any fork with threads
+        child = context.Process(target=answer, args=(names, queue))
+        child.start()
+    assert queue.get(timeout=120) == pytest.approx(2 * first_scores(IDS), abs=1e-12)
+    child.join()
 
 
 @pytest.mark.parametrize("prefix", ["", "dsenv:"])
