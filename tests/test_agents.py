@@ -16,6 +16,7 @@ from dsenv.evaluation import evaluate, replay, rollout
 from dsenv.search import random_counts
 
 ID = "DataSelect-Synthetic-v0"
+NOISY = "DataSelect-GooglePlayNoisy-v0"
 AGENTS = ("dqn", "ppo", "maskable_ppo")
 
 
@@ -74,15 +75,16 @@ def test_dqn_masks_replayed_next_states():
 @pytest.mark.parametrize("agent", AGENTS)
 def test_agents_learn(agent):
     """The greedy rollout of the policy after 512 evaluations beats 95% of uniform episodes and the untrained policy."""
-    env = gym.make(ID).unwrapped
+    env = gym.make(NOISY).unwrapped
     assert isinstance(env, DataSelectEnv)
     rng = np.random.default_rng(0)
     uniform = env.proxy.score(np.stack([random_counts(env.plan, rng) for _ in range(200)]))
-    untrained = train(make_model(agent), ID, seed=0, evaluations=1).model
-    run = train(make_model(agent), ID, seed=0, evaluations=512)
-    found = evaluate(run.model, ID, **run.keywords)[0].score
+    vec = make_vec_env(f"dsenv:{NOISY}", n_envs=4)
+    untrained = make_model(agent)(vec, env.plan.picks, 0, None)
+    run = train(make_model(agent), NOISY, seed=0, evaluations=512)
+    found = evaluate(run.model, NOISY, **run.keywords)[0].score
     assert found > np.quantile(uniform, 0.95)
-    assert found > evaluate(untrained, ID, **run.keywords)[0].score
+    assert found > evaluate(untrained, NOISY, **run.keywords)[0].score
 
 
 def test_evaluations_are_counted_by_the_reward():

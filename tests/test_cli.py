@@ -45,15 +45,15 @@ def test_from_a_folder_to_a_target(tmp_path):
         "bert",
         "--epochs",
         1,
-        "--device",
-        "cpu",
+        "--max-length",
+        32,
         "--out",
         "target.json",
     )
     assert "test accuracy" in dsenv(*tune, cwd=tmp_path)
     assert json.loads((tmp_path / "target.json").read_text())["rows"] == 48
     assert "240 rows" in dsenv(
-        "finetune", "all", "reviews", "--target", "bert", "--epochs", 1, "--device", "cpu", cwd=tmp_path
+        "finetune", "all", "reviews", "--target", "bert", "--epochs", 1, "--max-length", 32, cwd=tmp_path
     )
 
 
