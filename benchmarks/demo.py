@@ -25,6 +25,7 @@ from dsenv.dataset import Ints
 from dsenv.env import DataSelectEnv
 from dsenv.evaluation import evaluate, score_model
 from dsenv.finetuning import TargetResult, fine_tune
+from dsenv.proxies.ridge import score_weights
 from dsenv.search import random_counts, search
 from dsenv.seeding import generator
 from dsenv.selection import Selection
@@ -74,7 +75,7 @@ def select_on_reviews() -> None:
     for name, (draws, evaluations) in rows.items():
         models = [model_of_rows(task, numbers) for numbers in draws]
         scores = [score_model(task, model) for model in models]
-        reward = [float(env.proxy.score_weights(model[None])[0]) for model in models]  # type: ignore[attr-defined]
+        reward = [float(score_weights(task, model, task.reward, env.metric)) for model in models]
         test = [mean_cell([s["test"][m] for s in scores]) for m in ("accuracy", "macro_f1")]
         table.add_row(name, str(len(draws[0])), evaluations, mean_cell(reward), *test)
     console.print(table)

@@ -36,10 +36,8 @@ WORDS = [
 ]
 
 
-def save_encoder(folder):
-    (folder / "vocab.txt").write_text("\n".join(WORDS))
-    transformers.BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
-    config = transformers.BertConfig(
+def save_model(folder, model, config):
+    sizes = config(
         vocab_size=20,
         hidden_size=32,
         num_hidden_layers=2,
@@ -49,7 +47,13 @@ def save_encoder(folder):
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        transformers.BertModel(config).save_pretrained(folder)
+        model(sizes).save_pretrained(folder)
+
+
+def save_encoder(folder):
+    (folder / "vocab.txt").write_text("\n".join(WORDS))
+    transformers.BertTokenizerFast(vocab=str(folder / "vocab.txt")).save_pretrained(folder)
+    save_model(folder, transformers.BertModel, transformers.BertConfig)
 
 
 def save_causal(folder):
@@ -60,17 +64,7 @@ def save_causal(folder):
     transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="[SEP]", unk_token="[UNK]").save_pretrained(
         folder
     )
-    config = transformers.LlamaConfig(
-        vocab_size=20,
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=64,
-        max_position_embeddings=64,
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        transformers.LlamaForCausalLM(config).save_pretrained(folder)
+    save_model(folder, transformers.LlamaForCausalLM, transformers.LlamaConfig)
 
 
 @pytest.fixture(scope="module", params=["encoder", "causal"])
