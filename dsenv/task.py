@@ -120,6 +120,18 @@ class SelectionTask:
         """(n,) the row ids of the training rows in the dataset's train split."""
         return self._array("train_rows").astype(np.int64)
 
+    def dataset_rows(self, split: str) -> Ints:
+        """Return the row numbers of ``reward``, ``selection`` or ``test`` in the dataset's validation or test split.
+
+        Raises:
+            InputError: for another name.
+        """
+        one_of("split", split, ("reward", "selection", "test"))
+        if split == "test":
+            return np.arange(len(self.test))
+        halves = self._codes[(self._codes == REWARD) | (self._codes == SELECTION)]
+        return np.flatnonzero(halves == (REWARD if split == "reward" else SELECTION))
+
     @cached_property
     def train(self) -> Split:
         """The pool."""

@@ -2,18 +2,64 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from dsenv.errors import one_of
+from dsenv.dataset import Ints, TextDataset, stratified_sample
+from dsenv.errors import InputError, one_of
 from dsenv.metrics import METRICS, Doubles, score
 from dsenv.picks import PickPlan
+from dsenv.seeding import generator
 from dsenv.task import SelectionTask
 
-PROXIES = ("ridge", "table")
+PROXIES = ("ridge", "table", "probe", "finetune")
+
+
+@dataclass(frozen=True)
+class RowSample:
+    """A share of the reward rows, drawn by a seed: what an episode with ``reward_rows=`` is paid on.
+
+    Attributes:
+        share: of the reward rows, above 0 and at most 1; classes keep their shares.
+        seed: of the draw.
+    """
+
+    share: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        if isinstance(self.share, bool) or not isinstance(self.share, (int, float, np.number)) or not 0 < self.share <= 1:
+            raise InputError(f"reward_rows {self.share!r} is not a share of the reward rows: allowed are above 0 up to 1")
+
+
+@lru_cache(maxsize=256)
+def sampled_rows(task: SelectionTask, sample: RowSample) -> Ints:
+    """Return the row numbers of a sample inside the reward split, ascending.
+
+    Raises:
+        InputError: where the share has fewer rows than the reward rows have classes.
+    """
+    size = round(sample.share * len(task.reward))
+    return stratified_sample(task.reward.labels, size, generator(sample.seed, "reward rows"))
+
+
+@dataclass
+class Memory:
+    """What a caller lets a proxy keep from one call to the next, so that a selection close to the last one costs less.
+
+    It changes no score. A caller keeps one for each stream of selections: an environment, a search.
+    """
+
+    counts: Ints | None = None
+    sums: npt.NDArray[np.floating] | None = None
+    weights: npt.NDArray[np.floating] | None = None
 
 
 class Proxy(Protocol):
@@ -23,36 +69,94 @@ class Proxy(Protocol):
         task: the rows.
         plan: what a pick adds.
         metric: one of the five metrics.
+        recipe: JSON-able: what, beside the task, its rows of a pick and the metric, decides a score.
     """
 
     task: SelectionTask
     plan: PickPlan
     metric: str
 
-    def score(self, counts: npt.NDArray[np.integer]) -> Doubles:
-        """Return Φ of a batch of selections; counts (B, K) -> (B,)."""
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The proxy's name and settings."""
+
+    def score(
+        self,
+        counts: npt.NDArray[np.integer],
+        *,
+        memory: Memory | None = None,
+        samples: Sequence[RowSample] | None = None,
+    ) -> Doubles:
+        """Return Φ of a batch of selections.
+
+        Args:
+            counts: (B, K) picks of each cluster.
+            memory: of this caller's last call.
+            samples: one for each selection: the reward rows it is scored on, instead of all of them.
+
+        Returns:
+            (B,) scores.
+        """
 
 
-def empty_score(task: SelectionTask, metric: str) -> float:
+def empty_score(task: SelectionTask, metric: str, sample: RowSample | None = None) -> float:
     """Return Φ(∅): the score of the model that predicts the training class shares."""
-    rows = task.reward
-    scores = np.broadcast_to(task.class_shares, (len(rows), task.classes))
-    return float(score(metric, scores, rows.labels, task.class_shares))
+    labels = task.reward.labels if sample is None else task.reward.labels[sampled_rows(task, sample)]
+    scores = np.broadcast_to(task.class_shares, (len(labels), task.classes))
+    return float(score(metric, scores, labels, task.class_shares))
+
+
+def recipe_digest(proxy: Proxy) -> str:
+    """Return the SHA-256 of everything that, beside the task file and the counts, decides a proxy's score.
+
+    That is its recipe, the metric, the rows behind every pick, and the variant and instance of the task.
+    """
+    digest = hashlib.sha256()
+    named = {
+        "recipe": proxy.recipe,
+        "metric": proxy.metric,
+        "variant": proxy.task.variant,
+        "instance": proxy.task.instance,
+        "rows_per_pick": proxy.plan.rows_per_pick,
+    }
+    digest.update(json.dumps(named, sort_keys=True).encode())
+    for array in (proxy.plan.sizes, proxy.plan.order):
+        digest.update(np.ascontiguousarray(array, "<i8").tobytes())
+    return digest.hexdigest()
 
 
 @lru_cache(maxsize=8)
-def make_proxy(name: str, task: SelectionTask, plan: PickPlan, metric: str) -> Proxy:
-    """Return a proxy by name; the same object for the same arguments.
+def make_proxy(name: str, task: SelectionTask, plan: PickPlan, metric: str, dataset: TextDataset | None = None) -> Proxy:
+    """Return a proxy by name with its default settings; the same object for the same arguments.
+
+    Args:
+        name: ``ridge``, ``table``, ``probe`` or ``finetune``. A surrogate is trained first, so it is given as an object.
+        task: the rows.
+        plan: what a pick adds.
+        metric: one of the five metrics.
+        dataset: the texts, for ``finetune``.
 
     Raises:
-        InputError: for an unknown proxy or metric, or a table asked of a task that has none.
+        InputError: for an unknown proxy or metric, a table asked of a task that has none, or ``finetune`` without texts.
     """
-    one_of("proxy", name, PROXIES)
     one_of("metric", metric, METRICS)
+    if name == "surrogate":
+        raise InputError("a surrogate is trained before it serves: give proxy= a trained SurrogateProxy, not its name")
+    one_of("proxy", name, PROXIES)
+    if name == "finetune":
+        from dsenv.proxies.finetune import FinetuneProxy
+
+        if dataset is None:
+            raise InputError("proxy 'finetune' trains on texts: give dataset= a TextDataset or its name")
+        return FinetuneProxy(task, plan, metric, dataset)
     if name == "table":
         from dsenv.proxies.table import TableProxy
 
         return TableProxy(task, plan, metric)
+    if name == "probe":
+        from dsenv.proxies.probe import ProbeProxy
+
+        return ProbeProxy(task, plan, metric)
     from dsenv.proxies.ridge import RidgeProxy
 
     return RidgeProxy(task, plan, metric)
