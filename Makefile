@@ -12,7 +12,7 @@ test: $(INSTALLED)
 	$(BIN)/python -m pytest -q
 
 check: lint types wheel
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m "slow or ray"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""The command line: ``dsenv tasks | build | select | evaluate | replay | finetune``."""
+"""The command line: ``dsenv tasks | build | select | evaluate | replay | finetune | store``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from dsenv.errors import DsenvError, InputError
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Data selection as an RL problem."
 )
+store = typer.Typer(no_args_is_help=True, help="Look into files of remembered scores, merge them, write them as JSON lines.")
+app.add_typer(store, name="store")
 out = Console()
 
 DataDir = Annotated[str | None, typer.Option("--data-dir", help="folder of the datasets (default: DSENV_DATA_DIR)")]
@@ -213,6 +215,51 @@ def finetune(
         )
     if save is not None:
         result.save(save)
+
+
+@store.command()
+def info(path: Annotated[Path, typer.Argument(help="a store of scores")]) -> None:
+    """Count what a store holds: scores of each task and recipe, and damaged entries."""
+    from dsenv.proxies.store import ScoreStore
+
+    with ScoreStore(path, write=False) as opened:
+        found = opened.info()
+    table = Table("task", "instance", "metric", "proxy", "scores", "samples", "seconds")
+    for held in found.recipes:
+        cells = [str(held.facts.get(name, "?")) for name in ("task", "instance", "metric")]
+        recipe = json.dumps(held.facts.get("recipe", f"{held.recipe[:12]}, not described"))
+        table.add_row(*cells, recipe, str(held.scores), str(held.samples), f"{held.seconds:.0f}")
+    out.print(table)
+    out.print(f"{path}: {found.scores} scores, {found.damaged} damaged entries, {found.bytes} bytes", soft_wrap=True)
+
+
+@store.command()
+def merge(
+    merged: Annotated[Path, typer.Argument(metavar="OUT", help="the store to add to; made where there is none")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="stores, or exported JSON lines *.jsonl")],
+) -> None:
+    """Add the scores of other stores, or of exported lines, to a store."""
+    from dsenv.proxies.store import ScoreStore
+
+    for path in paths:
+        if not path.is_file():
+            raise InputError(f"no store of scores {str(path)!r}")
+    with ScoreStore(merged) as opened:
+        added = opened.merge(*paths)
+    out.print(f"{merged}: {added} scores added", soft_wrap=True)
+
+
+@store.command()
+def export(
+    path: Annotated[Path, typer.Argument(help="a store of scores, a damaged one too")],
+    save: Annotated[Path, typer.Option("--out", help="the JSON lines to write")] = Path("scores.jsonl"),
+) -> None:
+    """Write every score of a store that can be read as JSON lines."""
+    from dsenv.proxies.store import ScoreStore
+
+    with ScoreStore(path, write=False) as opened:
+        written = opened.export(save)
+    out.print(f"{save}: {written} scores", soft_wrap=True)
 
 
 def _source(source: Any) -> str:

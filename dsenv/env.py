@@ -11,17 +11,16 @@ import numpy as np
 import numpy.typing as npt
 from gymnasium import spaces
 
-from dsenv.clustering import Clustering
-from dsenv.dataset import Ints
+from dsenv.dataset import Ints, TextDataset, load_dataset
+from dsenv.episodes import Episodes
 from dsenv.errors import DsenvError, InputError, one_of
-from dsenv.features import FEATURES, cluster_features
+from dsenv.files import cache_folder
 from dsenv.metrics import METRICS
 from dsenv.picks import PickPlan, plan_picks
-from dsenv.proxies import Proxy, empty_score, make_proxy
+from dsenv.proxies import Proxy, RowSample, make_proxy, rows_digest
+from dsenv.proxies.store import ScoreStore, StoredProxy
 from dsenv.synthetic import synthetic_task
 from dsenv.task import REPORTED, SelectionTask, load_bundled
-
-LARGEST_LOG_LOSS = float(np.log(1000))
 
 Observation = npt.NDArray[np.float32] | dict[str, npt.NDArray[Any]]
 
@@ -88,7 +87,12 @@ class DataSelectEnv(gym.Env[Any, Any]):
         clustering: ``stratified`` or ``kmeans``.
         budget: share of the rows (clusters with ``unit="cluster"``), above 0 up to 1.
         picks: the horizon; default 64, or as many as the budget has rows.
-        proxy: ``ridge``, or ``table`` for the Small ids.
+        proxy: ``ridge``, ``table`` (the Small ids), ``probe``, ``finetune``, or a ``Proxy`` of the same task, picks and
+            metric (a trained ``SurrogateProxy``, say).
+        reward_rows: share of the reward rows, drawn anew for every episode, that rewards and the observed score are
+            computed on; ``info["score"]`` stays Φ on all of them.
+        dataset: a ``TextDataset`` or its name, for the proxy ``finetune``.
+        cache_dir: folder of a store that remembers the scores of the proxies ``probe`` and ``finetune``.
         instance: 0 as stored; others redraw the row order in clusters and the reward / selection cut.
         render_mode: ``ansi`` or ``rgb_array``.
 
@@ -112,7 +116,10 @@ class DataSelectEnv(gym.Env[Any, Any]):
         clustering: str = "stratified",
         budget: float = 0.05,
         picks: int | None = None,
-        proxy: str = "ridge",
+        proxy: str | Proxy = "ridge",
+        reward_rows: float | None = None,
+        dataset: TextDataset | str | Path | None = None,
+        cache_dir: str | Path | None = None,
         instance: int = 0,
         render_mode: str | None = None,
     ) -> None:
@@ -120,51 +127,27 @@ class DataSelectEnv(gym.Env[Any, Any]):
             raise InputError("task is missing: give task= a SelectionTask, a file *.npz, 'synthetic' or a bundled name")
         if render_mode is not None:
             one_of("render_mode", render_mode, cast("list[str]", self.metadata["render_modes"]))
-        self._dense = one_of("reward", reward, ("dense", "final")) == "dense"
-        self._flat = one_of("observation", observation, ("flat", "dict")) == "flat"
+        dense = one_of("reward", reward, ("dense", "final")) == "dense"
+        flat = one_of("observation", observation, ("flat", "dict")) == "flat"
         self.task = load_task(task).at_instance(instance)
         self.metric = one_of("metric", metric or REPORTED[self.task.reported], METRICS)
         self.render_mode = render_mode
-        self._clustering_name = clustering
-        self._plan_arguments = (clustering, unit, budget, picks)
-        self._proxy_name = proxy
-        self._share()
-        self._empty = empty_score(self.task, self.metric)
-        clusters = self.plan.clusters
-        self.action_space = spaces.Discrete(clusters)
-        unit_box = spaces.Box(0, 1, (clusters,), np.float32)
-        if self._flat:
-            low = np.zeros(clusters + 2, np.float32)
-            low[-1] = -1
-            self.observation_space = spaces.Box(low, np.ones(clusters + 2, np.float32), dtype=np.float32)
-        else:
-            self._features = cluster_features(self.task, self.clustering)
-            self.observation_space = spaces.Dict(
-                {
-                    "clusters": spaces.Box(0, 1, (clusters, len(FEATURES)), np.float32),
-                    "taken": unit_box,
-                    "picks_left": spaces.Box(0, 1, (1,), np.float32),
-                    "score": spaces.Box(-1, 1, (1,), np.float32),
-                    "action_mask": spaces.MultiBinary(clusters),
-                }
-            )
-        self._counts = np.zeros(clusters, np.int64)
-        self._spent = self.plan.picks
-        self._score = self._empty
-
-    @property
-    def clustering(self) -> Clustering:
-        """The clusters that actions name."""
-        return self.task.clustering(self._clustering_name)
+        self.clustering = self.task.clustering(clustering)
+        self.plan = _shared_plan(self.task, clustering, unit, budget, picks)
+        self.proxy = self._proxy(proxy, dataset, cache_dir)
+        self._share = None if reward_rows is None else RowSample(reward_rows, 0).share
+        self.episodes = Episodes(self.proxy, self.clustering, dense=dense, flat=flat, size=1)
+        self.action_space = spaces.Discrete(self.plan.clusters)
+        self.observation_space = self.episodes.observation_space
 
     @property
     def counts(self) -> Ints:
         """(K,) picks of each cluster that added rows so far."""
-        return self._counts.copy()
+        return np.array(self.episodes.counts[0])
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Return (K,) True where a pick would add rows: what sb3-contrib's MaskablePPO asks for."""
-        return np.asarray(self._counts < self.plan.capacity)
+        return np.asarray(self.episodes.masks[0])
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observation, dict[str, Any]]:
         """Start an episode.
@@ -177,15 +160,8 @@ class DataSelectEnv(gym.Env[Any, Any]):
             InputError: for unknown options, or counts that leave no pick or are not possible.
         """
         super().reset(seed=seed)
-        options = dict(options or {})
-        counts = options.pop("counts", None)
-        if options:
-            raise InputError(f"unknown reset options {', '.join(map(repr, options))}; allowed: 'counts'")
-        start = np.zeros(self.plan.clusters, np.int64) if counts is None else self.plan.check(np.asarray(counts))
-        if start.sum() >= self.plan.picks:
-            raise InputError(f"counts hold {start.sum()} picks and leave none of {self.plan.picks}")
-        self._counts, self._spent = start.copy(), int(start.sum())
-        self._score = self._evaluate() if self._dense else self._empty
+        start = start_counts(self.plan, options)
+        self.episodes.start(np.zeros(1, np.int64), start[None], [self.draw_sample(self.np_random)])
         return self._observe(), self._info()
 
     def step(self, action: int | np.integer[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -195,65 +171,69 @@ class DataSelectEnv(gym.Env[Any, Any]):
             InputError: for an action outside 0..K-1.
             EpisodeOver: after the last pick, before a reset.
         """
-        if self._spent >= self.plan.picks:
+        if self.episodes.over[0]:
             raise EpisodeOver("the episode is over: call reset() before step()")
         if not isinstance(action, (int, np.integer)) or not 0 <= action < self.plan.clusters:
             raise InputError(f"action {action!r} is not a cluster: allowed are 0 to {self.plan.clusters - 1}")
-        added = self._counts[action] < self.plan.capacity[action]
-        self._counts[action] += added
-        self._spent += 1
-        over = self._spent == self.plan.picks
-        before = self._score
-        if (self._dense and added) or (over and not self._dense):
-            self._score = self._evaluate()
+        reward = float(self.episodes.pick(np.zeros(1, np.int64), np.array([action]))[0])
+        over = bool(self.episodes.over[0])
         info = self._info()
         if over:
-            info["counts"] = self._counts.copy()
-        return self._observe(), self._score - before, over, False, info
+            info["counts"] = self.counts
+        return self._observe(), reward, over, False, info
 
     def render(self) -> Any:
         """Return the cluster map: a text, or an (H, W, 3) uint8 picture."""
-        from dsenv.rendering import render_ansi, render_picture
-
         if self.render_mode is None:
             gym.logger.warn("render() was called without a render_mode; allowed: ansi, rgb_array")
             return None
+        return self.draw(self.episodes, 0)
+
+    def draw(self, episodes: Episodes, place: int) -> Any:
+        """Return the cluster map of one of several episodes."""
+        from dsenv.rendering import render_ansi, render_picture
+
         draw = render_ansi if self.render_mode == "ansi" else render_picture
-        return draw(self.task, self.clustering, self.plan, self._counts, self._spent, self._score, self.metric)
+        spent, score = int(episodes.spent[place]), float(episodes.score[place])
+        return draw(self.task, self.clustering, self.plan, episodes.counts[place], spent, score, self.metric)
 
-    def _share(self) -> None:
-        self.plan: PickPlan = _shared_plan(self.task, *self._plan_arguments)
-        self.proxy: Proxy = make_proxy(self._proxy_name, self.task, self.plan, self.metric)
+    def draw_sample(self, rng: np.random.Generator) -> RowSample | None:
+        """Draw the reward rows of an episode; None where it is paid on all of them."""
+        return None if self._share is None else RowSample(self._share, int(rng.integers(2**31)))
 
-    def _evaluate(self) -> float:
-        return float(self.proxy.score(self._counts[None])[0])
+    def _proxy(self, given: str | Proxy, dataset: TextDataset | str | Path | None, cache_dir: str | Path | None) -> Proxy:
+        texts = load_dataset(dataset) if isinstance(dataset, (str, Path)) else dataset
+        if isinstance(given, str):
+            made = make_proxy(given, self.task, self.plan, self.metric, texts)
+            if cache_dir is None or given not in ("probe", "finetune"):
+                return made
+            return StoredProxy(made, ScoreStore(cache_folder(cache_dir) / "scores.sqlite"))
+        if rows_digest(self.task, self.plan) != rows_digest(given.task, given.plan):
+            raise InputError(f"the proxy is of task {given.task.name!r} or of other picks, not of this environment's")
+        if given.metric != self.metric:
+            raise InputError(f"the proxy measures {given.metric!r}, this environment {self.metric!r}: give metric=")
+        return given
 
     def _observe(self) -> Observation:
-        taken = (self.plan.taken(self._counts) / self.plan.sizes).astype(np.float32)
-        left = 1 - self._spent / self.plan.picks
-        shown = self._score / LARGEST_LOG_LOSS if self.metric == "neg_log_loss" else self._score
-        shown = min(max(shown, -1.0), 1.0)
-        if self._flat:
-            return np.concatenate([taken, np.array([left, shown], np.float32)])
-        return {
-            "clusters": self._features.copy(),
-            "taken": taken,
-            "picks_left": np.array([left], np.float32),
-            "score": np.array([shown], np.float32),
-            "action_mask": self.action_masks().astype(np.int8),
-        }
+        batch = self.episodes.observe()
+        return {key: value[0] for key, value in batch.items()} if isinstance(batch, dict) else cast(Observation, batch[0])
 
     def _info(self) -> dict[str, Any]:
-        return {
-            "action_mask": self.action_masks().astype(np.int8),
-            "score": self._score,
-            "rows": int(self.plan.taken(self._counts).sum()),
-        }
+        info = self.episodes.info()
+        return {"action_mask": info["action_mask"][0], "score": float(info["score"][0]), "rows": int(info["rows"][0])}
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the proxy's sums out: they are made again from the task."""
-        return {key: value for key, value in self.__dict__.items() if key not in ("proxy", "plan")}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._share()
+def start_counts(plan: PickPlan, options: dict[str, Any] | None) -> Ints:
+    """Return the counts (K,) that an episode starts with.
+
+    Raises:
+        InputError: for unknown reset options, or counts that leave no pick or are not possible.
+    """
+    options = dict(options or {})
+    counts = options.pop("counts", None)
+    if options:
+        raise InputError(f"unknown reset options {', '.join(map(repr, options))}; allowed: 'counts'")
+    start = np.zeros(plan.clusters, np.int64) if counts is None else plan.check(np.asarray(counts))
+    if start.sum() >= plan.picks:
+        raise InputError(f"counts hold {start.sum()} picks and leave none of {plan.picks}")
+    return start

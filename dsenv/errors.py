@@ -20,6 +20,10 @@ class TaskFileError(DsenvError, ValueError):
     """A task file is truncated, altered, or of another format version."""
 
 
+class StoreError(DsenvError):
+    """A store of scores cannot be read or written; the message names the file and what to do."""
+
+
 class MissingExtraError(DsenvError, ImportError):
     """An optional dependency is not installed; the message names the extra."""
 

@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium as gym
 
 ENTRY_POINT = "dsenv.env:DataSelectEnv"
+VECTOR_ENTRY_POINT = "dsenv.vector_env:DataSelectVectorEnv"
 SMALL: dict[str, Any] = {"clustering": "kmeans", "unit": "cluster", "budget": 0.2, "proxy": "table"}
 MAIN = {
     "GooglePlay": "googleplay",
@@ -30,4 +31,4 @@ def register_all() -> None:
     """Register every id with Gymnasium."""
     for name, keywords in {**IDS, OWN_TASK_ID: {}}.items():
         if name not in gym.registry:
-            gym.register(name, entry_point=ENTRY_POINT, kwargs=dict(keywords))
+            gym.register(name, entry_point=ENTRY_POINT, vector_entry_point=VECTOR_ENTRY_POINT, kwargs=dict(keywords))

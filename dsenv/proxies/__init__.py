@@ -52,14 +52,25 @@ def sampled_rows(task: SelectionTask, sample: RowSample) -> Ints:
 
 @dataclass
 class Memory:
-    """What a caller lets a proxy keep from one call to the next, so that a selection close to the last one costs less.
+    """What a caller lets a proxy keep from one call to the next, so that a selection close to an earlier one costs less.
 
-    It changes no score. A caller keeps one for each stream of selections: an environment, a search.
+    It changes no score. A caller keeps one for each stream of selections: its environments, its search.
+
+    Attributes:
+        places: (B,) where in this memory the predecessors of the next batch stand, each place at most once; default:
+            0 to B - 1.
+        counts, sums, weights: the proxy's own, by place.
     """
 
+    places: Ints | None = None
     counts: Ints | None = None
     sums: npt.NDArray[np.floating] | None = None
     weights: npt.NDArray[np.floating] | None = None
+
+    def at(self, places: Ints) -> Memory:
+        """Return this memory, for selections whose predecessors stand at these places."""
+        self.places = places
+        return self
 
 
 class Proxy(Protocol):
@@ -69,7 +80,7 @@ class Proxy(Protocol):
         task: the rows.
         plan: what a pick adds.
         metric: one of the five metrics.
-        recipe: JSON-able: what, beside the task, its rows of a pick and the metric, decides a score.
+        recipe: JSON-able: what, beside the rows, the counts and the metric, decides a score.
     """
 
     task: SelectionTask
@@ -106,23 +117,19 @@ def empty_score(task: SelectionTask, metric: str, sample: RowSample | None = Non
     return float(score(metric, scores, labels, task.class_shares))
 
 
-def recipe_digest(proxy: Proxy) -> str:
-    """Return the SHA-256 of everything that, beside the task file and the counts, decides a proxy's score.
-
-    That is its recipe, the metric, the rows behind every pick, and the variant and instance of the task.
-    """
-    digest = hashlib.sha256()
-    named = {
-        "recipe": proxy.recipe,
-        "metric": proxy.metric,
-        "variant": proxy.task.variant,
-        "instance": proxy.task.instance,
-        "rows_per_pick": proxy.plan.rows_per_pick,
-    }
-    digest.update(json.dumps(named, sort_keys=True).encode())
-    for array in (proxy.plan.sizes, proxy.plan.order):
+def rows_digest(task: SelectionTask, plan: PickPlan) -> str:
+    """Return the SHA-256 of what counts stand for: the task, its variant and instance, and the rows behind every pick."""
+    named = [task.digest, task.variant, task.instance, plan.picks, plan.rows_per_pick]
+    digest = hashlib.sha256(json.dumps(named).encode())
+    for array in (plan.sizes, plan.order):
         digest.update(np.ascontiguousarray(array, "<i8").tobytes())
     return digest.hexdigest()
+
+
+def recipe_digest(proxy: Proxy) -> str:
+    """Return the SHA-256 of everything that, beside the counts, decides a proxy's score: rows, metric and recipe."""
+    named = [rows_digest(proxy.task, proxy.plan), proxy.metric, proxy.recipe]
+    return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
 
 
 @lru_cache(maxsize=8)

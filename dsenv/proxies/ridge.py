@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
 from dsenv.dataset import Ints
-from dsenv.metrics import Doubles, balanced_weights, one_hot, score
+from dsenv.errors import InputError, one_of
+from dsenv.metrics import METRICS, Doubles, one_hot, score
 from dsenv.picks import PickPlan
+from dsenv.proxies import Memory, RowSample, empty_score, sampled_rows
+from dsenv.proxies.scoring import Floats, LinearScorer
 from dsenv.task import SelectionTask, Split
 
-CHUNK = 64
+PRECISIONS = ("float64", "float32")
+BATCH = 64  # selections whose sums are held at a time, where the caller keeps no memory
+MEMO = 65_536
 
 
 def fit_ridge(
@@ -32,87 +41,201 @@ def score_weights(task: SelectionTask, weights: Doubles, split: Split, metric: s
 class RidgeProxy:
     """Φ(S) = metric of W_S = (G_S + λ n_S I)⁻¹ B_S, where G_S and B_S are sums over the selected rows.
 
-    The sums over the first c picks of every cluster are stored, so that a selection's sums are K additions. The two
-    Brier skills are quadratic forms in W and touch no row.
+    What a pick adds to the sums is computed when it is first asked for, and kept. In ``float64`` it is rounded to a grid
+    (a relative 1e-13) on which additions are exact: whatever the order of picks, and whether sums are carried on from
+    the caller's last selections or made anew, the sums and so the score are the same to the last bit.
 
     Args:
         task: the rows.
         plan: what a pick adds.
         metric: one of the five metrics.
+        precision: of sums and solutions: ``float64``, or ``float32`` (faster; W to about 1e-4).
+        memo: scores kept of the selections seen last; 0 for none.
+
+    Raises:
+        InputError: for an unknown metric or precision.
     """
 
-    def __init__(self, task: SelectionTask, plan: PickPlan, metric: str) -> None:
-        self.task, self.plan, self.metric = task, plan, metric
-        self._width = task.train.features.shape[1]
-        self._upper = np.triu_indices(self._width)
-        self._most = np.minimum(plan.capacity, plan.picks)  # more picks of one cluster than an episode has are never asked for
-        self._offsets = np.cumsum(self._most + 1) - (self._most + 1)
-        self._sums = self._prefix_sums()
-        self._empty = score_weights(task, self._share_weights(), task.reward, metric)
-        weights = {"brier_skill": np.ones(len(task.reward)), "balanced_brier_skill": balanced_weights(task.reward.labels)}
-        self._form = _QuadraticForm(task, weights[metric]) if metric in weights else None
+    def __init__(
+        self, task: SelectionTask, plan: PickPlan, metric: str, *, precision: str = "float64", memo: int = MEMO
+    ) -> None:
+        self.task, self.plan, self.metric = task, plan, one_of("metric", metric, METRICS)
+        self.precision = one_of("precision", precision, PRECISIONS)
+        if isinstance(memo, bool) or not isinstance(memo, (int, np.integer)) or memo < 0:
+            raise InputError(f"memo {memo!r}: allowed are whole numbers from 0")
+        self._memo_size = int(memo)
+        self._prepare()
 
-    def score(self, counts: npt.NDArray[np.integer]) -> Doubles:
-        """Return Φ of a batch of selections; counts (B, K) -> (B,)."""
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The proxy's name and settings."""
+        return {"proxy": "ridge", "precision": self.precision}
+
+    def score(
+        self,
+        counts: npt.NDArray[np.integer],
+        *,
+        memory: Memory | None = None,
+        samples: Sequence[RowSample] | None = None,
+    ) -> Doubles:
+        """Return Φ of a batch of selections; counts (B, K) -> (B,). As in ``Proxy``."""
         counts = self.plan.check_batch(counts)
+        if samples is not None:
+            return self._score_samples(counts, memory, samples)
+        if not self._memo_size:
+            return self._score(counts, memory)
+        keys = [row.tobytes() for row in counts]
+        fresh = np.array([i for i, key in enumerate(keys) if key not in self._memo], np.int64)
+        if len(fresh) < len(keys) and memory is not None:
+            memory.at((np.arange(len(keys)) if memory.places is None else memory.places)[fresh])
+        found = dict(zip(fresh.tolist(), self._score(counts[fresh], memory).tolist(), strict=True))
+        scores = np.array([found[i] if i in found else self._memo[key] for i, key in enumerate(keys)])
+        for key, value in zip(keys, scores.tolist(), strict=True):
+            self._memo[key] = value
+            self._memo.move_to_end(key)
+        while len(self._memo) > self._memo_size:
+            self._memo.popitem(last=False)
+        return scores
+
+    def weights(self, counts: npt.NDArray[np.integer], *, memory: Memory | None = None) -> Floats:
+        """Return W_S for a batch of selections; counts (B, K) -> (B, d, C). The empty selection predicts class shares."""
+        counts = self.plan.check_batch(counts)
+        found = np.empty((len(counts), self.task.classes, self._width), self.precision)
+        for part, weights in self._solved(counts, memory):
+            found[part] = weights
+        return found.transpose(0, 2, 1)
+
+    def _score(self, counts: Ints, memory: Memory | None) -> Doubles:
         found = np.empty(len(counts))
-        for start in range(0, len(counts), CHUNK):
-            part = slice(start, start + CHUNK)
-            found[part] = self.score_weights(self.weights(counts[part]))
+        for part, weights in self._solved(counts, memory):
+            found[part] = self._scorer.score(weights)
         return np.where(counts.any(1), found, self._empty)
 
-    def score_weights(self, weights: Doubles) -> Doubles:
-        """Return the metric of models W (B, d, C) on the reward rows, shape (B,)."""
-        if self._form is not None:
-            return self._form.skill(weights)
-        return score_weights(self.task, weights, self.task.reward, self.metric)
+    def _score_samples(self, counts: Ints, memory: Memory | None, samples: Sequence[RowSample]) -> Doubles:
+        if len(samples) != len(counts):
+            raise InputError(f"{len(samples)} samples of reward rows for {len(counts)} selections: allowed is one for each")
+        weights, reward = self.weights(counts, memory=memory).astype(np.float64), self.task.reward
+        found = np.empty(len(counts))
+        for i, sample in enumerate(samples):
+            if counts[i].any():
+                rows = sampled_rows(self.task, sample)
+                split = Split(reward.features[rows], reward.labels[rows], reward.sources[rows])
+                found[i] = score_weights(self.task, weights[i], split, self.metric)
+            else:
+                found[i] = empty_score(self.task, self.metric, sample)
+        return found
 
-    def weights(self, counts: npt.NDArray[np.integer]) -> Doubles:
-        """Return W_S for a batch of selections; counts (B, K) -> (B, d, C). The empty selection predicts class shares."""
-        d, classes = self._width, self.task.classes
-        sums = np.stack([self._sums[self._offsets + row].sum(0) for row in np.asarray(counts, np.int64)])
-        gram = np.empty((len(sums), d, d))
-        gram[:, self._upper[0], self._upper[1]] = sums[:, : len(self._upper[0])]
-        gram[:, self._upper[1], self._upper[0]] = sums[:, : len(self._upper[0])]
-        targets = sums[:, len(self._upper[0]) :].reshape(-1, d, classes)
-        rows = self.plan.taken(counts).sum(1)
-        gram[:, np.arange(d), np.arange(d)] += self.task.regularisation * np.maximum(rows, 1)[:, None]
-        solved = np.linalg.solve(gram, targets)
-        solved[rows == 0] = self._share_weights()
-        return np.asarray(solved)
+    def _solved(self, counts: Ints, memory: Memory | None) -> Iterator[tuple[slice, Floats]]:
+        """Yield (part of the batch, Wᵀ), few selections at a time, so that little is held."""
+        all_places = np.arange(len(counts)) if memory is None or memory.places is None else memory.places
+        if memory is not None:
+            memory.places = None
+        for start in range(0, len(counts), BATCH):
+            part = slice(start, start + BATCH)
+            places = all_places[part] - (start if memory is None else 0)
+            yield part, self._solve(counts[part], places, Memory() if memory is None else memory)
 
-    def _share_weights(self) -> Doubles:
-        constant = np.zeros((self._width, self.task.classes))
-        constant[-1] = self.task.class_shares
-        return constant
+    def _solve(self, counts: Ints, places: Ints, memory: Memory) -> Floats:
+        """Return Wᵀ (B, C, d), going on from what stands at ``places`` of the memory, and leave the result there."""
+        from scipy.linalg import lapack
 
-    def _prefix_sums(self) -> Doubles:
-        """(picks + 1 of every cluster, d (d + 1) / 2 + d C) sums over the first c picks, cluster after cluster."""
-        x = self.task.train.features[self.plan.order].astype(np.float64)
-        y = one_hot(self.task.train.labels[self.plan.order], self.task.classes)
-        sums = np.zeros((int((self._most + 1).sum()), len(self._upper[0]) + self._width * self.task.classes))
-        step = self.plan.rows_per_pick
-        for k, (start, size) in enumerate(zip(self.plan.starts, self.plan.sizes, strict=True)):
-            for pick in range(int(self._most[k])):
-                rows = slice(start + pick * step, start + min((pick + 1) * step, size))
-                gram = x[rows].T @ x[rows]
-                at = self._offsets[k] + pick + 1
-                sums[at] = sums[at - 1]
-                sums[at] += np.concatenate([gram[self._upper], (x[rows].T @ y[rows]).ravel()])
-        return sums
+        posv = lapack.dposv if self.precision == "float64" else lapack.sposv
+        held, sums, weights = self._hold(memory, int(places.max(initial=-1)) + 1)
+        changed = (held[places] != counts).any(1)
+        here = places[changed]
+        self._carry_on(held, sums, counts[changed], here)
+        d = self._width
+        rows = self.plan.taken(held[here]).sum(1)
+        weights[here[rows == 0]] = self._share_weights
+        here, rows = here[rows > 0], rows[rows > 0]
+        gram = sums[here, : d * d]
+        gram[:, :: d + 1] += (self.task.regularisation * rows)[:, None].astype(gram.dtype)
+        solved = sums[here, d * d :].reshape(-1, self.task.classes, d)
+        # LAPACK counts by columns: the transposed views are G and B in its order, solved in place.
+        for g, w in zip(gram.reshape(-1, d, d).transpose(0, 2, 1), solved.transpose(0, 2, 1), strict=True):
+            if posv(g, w, overwrite_a=1, overwrite_b=1)[2]:
+                raise InputError(f"the ridge's normal equations are not positive definite in {self.precision}")
+        weights[here] = solved
+        return np.asarray(weights[places])
 
+    def _hold(self, memory: Memory, size: int) -> tuple[Ints, Floats, Floats]:
+        """Make room for ``size`` selections; new ones are empty."""
+        known = 0 if memory.counts is None else len(memory.counts)
+        if known < size:
+            fresh = size - known
+            counts = np.zeros((fresh, self.plan.clusters), np.int64)
+            sums = np.zeros((fresh, self._table.shape[1]), self.precision)
+            weights = np.broadcast_to(self._share_weights, (fresh, *self._share_weights.shape))
+            if memory.counts is not None and memory.sums is not None and memory.weights is not None:
+                counts = np.concatenate([memory.counts, counts])
+                sums = np.concatenate([memory.sums, sums])
+                weights = np.concatenate([memory.weights, weights])
+            memory.counts, memory.sums, memory.weights = counts, sums, weights.copy()
+        assert memory.counts is not None and memory.sums is not None and memory.weights is not None
+        return memory.counts, memory.sums, memory.weights
 
-class _QuadraticForm:
-    """Brier skill on the reward rows from sums over them: SSE(W) = c - 2 <W, B> + <W, G W>."""
+    def _carry_on(self, held: Ints, sums: Floats, counts: Ints, places: Ints) -> None:
+        """Bring the sums at ``places`` to ``counts``, from what is held there or from nothing: whichever is less work."""
+        anew = counts.sum(1) < np.abs(counts - held[places]).sum(1)
+        held[places[anew]] = 0
+        sums[places[anew]] = 0
+        before = held[places]
+        chosen, clusters = np.nonzero(before != counts)
+        low = np.minimum(before, counts)[chosen, clusters] + self._offsets[clusters]
+        high = np.maximum(before, counts)[chosen, clusters] + self._offsets[clusters]
+        added = (counts > before)[chosen, clusters]
+        self._fill(high)
+        table = self._table
+        for place, first, last, more in zip(places[chosen].tolist(), low.tolist(), high.tolist(), added.tolist(), strict=True):
+            change = table[first] if last == first + 1 else table[first:last].sum(0)
+            if more:
+                sums[place] += change
+            else:
+                sums[place] -= change
+        held[places] = counts
 
-    def __init__(self, task: SelectionTask, weights: Doubles) -> None:
-        x = task.reward.features.astype(np.float64)
-        y = one_hot(task.reward.labels, task.classes)
-        self._gram = (x * weights[:, None]).T @ x
-        self._targets = (x * weights[:, None]).T @ y
-        self._constant = float(weights.sum())
-        self._baseline = float((((y - task.class_shares) ** 2).sum(1) * weights).sum())
+    def _fill(self, ends: Ints) -> None:
+        """Compute what the picks of a cluster before each end add, where that is not known yet: from its first pick on."""
+        for end in ends[~self._known[ends - 1]].tolist():
+            cluster = int(np.searchsorted(self._offsets, end - 1, "right")) - 1
+            first = int(self._offsets[cluster])
+            for pick in np.flatnonzero(~self._known[first:end]).tolist():
+                self._table[first + pick] = self._addition(cluster, pick)
+                self._known[first + pick] = True
 
-    def skill(self, w: Doubles) -> Doubles:
-        products = (w * (self._gram @ w - 2 * self._targets)).reshape(len(w), -1)
-        return np.asarray(1 - (self._constant + products.sum(1)) / self._baseline)
+    def _addition(self, cluster: int, pick: int) -> Doubles:
+        """What a pick adds to [G | Bᵀ], flat (d d + C d,)."""
+        begin = int(self.plan.starts[cluster]) + pick * self.plan.rows_per_pick
+        end = min(begin + self.plan.rows_per_pick, int(self.plan.starts[cluster] + self.plan.sizes[cluster]))
+        rows = self.plan.order[begin:end]
+        x = self.task.train.features[rows].astype(np.float64)
+        y = one_hot(self.task.train.labels[rows], self.task.classes)
+        sums = np.concatenate([(x.T @ x).ravel(), (y.T @ x).ravel()])
+        return np.rint(sums / self._grid) * self._grid if self.precision == "float64" else sums
+
+    def _prepare(self) -> None:
+        """Make what is computed once and left out of pickles."""
+        task, plan = self.task, self.plan
+        self._width = task.train.features.shape[1]
+        picks = np.minimum(plan.capacity, plan.picks)  # more of one cluster than an episode has are never asked for
+        self._offsets = np.cumsum(picks) - picks
+        self._table = np.empty((int(picks.sum()), self._width * (self._width + task.classes)), self.precision)
+        self._known = np.zeros(len(self._table), bool)
+        # No sum of a selection exceeds the bound, and 2^52 steps of the grid are counted exactly.
+        bound = plan.picks * plan.rows_per_pick * max(1.0, float(np.abs(task.train.features).max())) ** 2
+        self._grid = 2.0 ** (np.ceil(np.log2(bound)) - 51)
+        constant = np.zeros((task.classes, self._width), self.precision)
+        constant[:, -1] = task.class_shares
+        self._share_weights = constant
+        self._scorer = LinearScorer(task, self.metric, self.precision)
+        self._empty = empty_score(task, self.metric)
+        self._memo: OrderedDict[bytes, float] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out what is computed from the task."""
+        kept = ("task", "plan", "metric", "precision", "_memo_size")
+        return {name: self.__dict__[name] for name in kept}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._prepare()

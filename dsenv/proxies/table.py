@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +13,7 @@ from dsenv.dataset import Ints
 from dsenv.errors import InputError
 from dsenv.metrics import METRICS, Doubles
 from dsenv.picks import PickPlan
+from dsenv.proxies import Memory, RowSample
 from dsenv.proxies.ridge import RidgeProxy
 from dsenv.task import SelectionTask
 
@@ -56,8 +59,25 @@ class TableProxy:
             )
         self._place = {row.tobytes(): number for number, row in enumerate(self._selections)}
 
-    def score(self, counts: npt.NDArray[np.integer]) -> Doubles:
-        """Return Φ of a batch of selections; counts (B, K) -> (B,)."""
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The proxy's name: it looks up what the ridge scored."""
+        return {"proxy": "table"}
+
+    def score(
+        self,
+        counts: npt.NDArray[np.integer],
+        *,
+        memory: Memory | None = None,
+        samples: Sequence[RowSample] | None = None,
+    ) -> Doubles:
+        """Return Φ of a batch of selections; counts (B, K) -> (B,). As in ``Proxy``.
+
+        Raises:
+            InputError: for samples of the reward rows: only scores on all of them are tabulated.
+        """
+        if samples is not None:
+            raise InputError("proxy 'table' holds scores on all reward rows: reward_rows= needs proxy='ridge'")
         batch = self.plan.check_batch(counts)
         return np.asarray(self._scores[[self._place[row.tobytes()] for row in batch]])
 

@@ -1,0 +1,441 @@
+"""Many selections at once: a proxy copied to the processes of one machine, or to the nodes of a Ray cluster."""
+
+from __future__ import annotations
+
+import math
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+from abc import ABC, abstractmethod
+from collections import Counter, deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsenv.dataset import Ints
+from dsenv.errors import DsenvError, InputError, one_of, require
+from dsenv.metrics import Doubles
+from dsenv.progress import track
+from dsenv.proxies import Memory, Proxy, RowSample
+from dsenv.proxies.store import check_samples, name_selection
+
+EXECUTORS = ("local", "process", "ray")
+SWEEP = 4
+
+Work = tuple[Ints, RowSample | None]
+
+
+class PooledProxy:
+    """A proxy whose selections are scored by many workers: the same scores in the same order, sooner.
+
+    Every worker gets the proxy once. A selection whose worker was killed is scored again by a new one; an error of the proxy
+    itself is raised as it is. Workers start with the first call and stay until ``close`` or the end of a ``with`` block. A
+    script that uses processes starts its work below ``if __name__ == "__main__":``, because every worker imports the script.
+
+    Processes take a second or more to start and about 1 ms a score. Ray takes several seconds and about 1 ms a score: it
+    pays from about 10 ms a score, or where there are several machines, on all of which the proxy's module can be imported.
+    For several machines start the nodes first: ``ray start --head`` on one, ``ray start --address=HOST:6379`` on the others.
+    Ray lets only holders of a token in: make one file, copy it to every machine, and set ``RAY_AUTH_MODE=token`` and
+    ``RAY_AUTH_TOKEN_PATH`` to it for every node and for the program that uses this class.
+
+    Args:
+        proxy: what scores; it must be possible to pickle it.
+        executor: ``local``: in this process; ``process``: processes of this machine; ``ray``: Ray actors.
+        workers: number of them; default: as many as there are processors, and GPUs where they are asked for.
+        gpus_per_worker: whole GPUs, or a share of one; a worker sees only its own.
+        retries: how often a selection may lose its worker and is scored again.
+        address: of a Ray cluster, ``HOST:6379`` or ``auto``; default: Ray is started here and ended by ``close``.
+
+    Raises:
+        InputError: for a value that is not allowed.
+        MissingExtraError: for ``ray`` where it is not installed.
+    """
+
+    def __init__(
+        self,
+        proxy: Proxy,
+        executor: str = "local",
+        workers: int | None = None,
+        gpus_per_worker: float = 0,
+        retries: int = 2,
+        address: str | None = None,
+    ) -> None:
+        self.executor = one_of("executor", executor, EXECUTORS)
+        if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
+            raise InputError(f"workers {workers!r}: allowed are whole numbers from 1")
+        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
+            raise InputError(f"retries {retries!r}: allowed are whole numbers from 0")
+        if gpus_per_worker < 0 or (gpus_per_worker > 1 and gpus_per_worker != int(gpus_per_worker)):
+            raise InputError(f"gpus_per_worker {gpus_per_worker!r}: allowed are whole numbers from 0 and shares of one GPU")
+        if executor == "ray":
+            require("ray", "ray")
+        self.proxy, self.task, self.plan, self.metric = proxy, proxy.task, proxy.plan, proxy.metric
+        self.workers, self.gpus_per_worker, self.retries, self.address = workers, gpus_per_worker, retries, address
+        self._team: _Team | None = None
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The proxy's name and settings: workers change no score."""
+        return self.proxy.recipe
+
+    def score(
+        self,
+        counts: npt.NDArray[np.integer],
+        *,
+        memory: Memory | None = None,
+        samples: Sequence[RowSample] | None = None,
+    ) -> Doubles:
+        """Return Φ of a batch of selections; counts (B, K) -> (B,). As in ``Proxy``.
+
+        Raises:
+            DsenvError: where a selection loses more workers than ``retries``.
+        """
+        if self.executor == "local":
+            return self.proxy.score(counts, memory=memory, samples=samples)
+        found = np.empty(len(counts))
+        for number, value in self.score_each(counts, samples):
+            found[number] = value
+        return found
+
+    def score_each(
+        self, counts: npt.NDArray[np.integer], samples: Sequence[RowSample] | None = None
+    ) -> Iterator[tuple[int, float]]:
+        """Yield (number, Φ) of every selection of a batch (B, K) once, as soon as it is known, in any order.
+
+        Raises:
+            DsenvError: where a selection loses more workers than ``retries``.
+        """
+        batch = self.plan.check_batch(counts)
+        samples = check_samples(batch, samples)
+        if self.executor == "local":
+            each = getattr(self.proxy, "score_each", None)
+            yield from each(batch, samples) if each else enumerate(self.proxy.score(batch, samples=samples).tolist())
+            return
+        if self._team is None:
+            self._team = _Processes(self) if self.executor == "process" else _Actors(self)
+        scored = self._team.score_each([(row, samples[number] if samples else None) for number, row in enumerate(batch)])
+        # A step of an environment shows no bar, a sweep does.
+        yield from track(scored, "scores", total=len(batch)) if len(batch) > SWEEP * self._team.size else scored
+
+    def close(self) -> None:
+        """End the workers, and what was started for them; the next call starts new ones."""
+        if self._team is not None:
+            self._team.close()
+            self._team = None
+
+    def __enter__(self) -> PooledProxy:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the workers out: a copy starts its own."""
+        return {**self.__dict__, "_team": None}
+
+
+class _Worker(ABC):
+    """A copy of the proxy elsewhere."""
+
+    @abstractmethod
+    def load(self) -> Future[Any]:
+        """Bring the proxy there."""
+
+    @abstractmethod
+    def submit(self, work: Work) -> Future[Any]:
+        """Begin to score one selection."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End it, whatever it does."""
+
+
+class _Team(ABC):
+    """Workers with at most one selection each, so that it is known which selection a dead worker had.
+
+    Attributes:
+        size: most workers at once.
+        deaths: the errors that stand for a dead worker.
+    """
+
+    size: int
+    deaths: tuple[type[BaseException], ...]
+
+    def __init__(self, retries: int) -> None:
+        self._retries = retries
+        self._workers: list[_Worker] = []
+        self._idle: list[int] = []
+        self._busy: dict[Future[Any], int] = {}
+        self._loading: set[Future[Any]] = set()
+        self._active = False
+
+    @abstractmethod
+    def _begin(self, place: int) -> _Worker:
+        """Return a new worker."""
+
+    def score_each(self, work: Sequence[Work]) -> Iterator[tuple[int, float]]:
+        """Yield (number, score) of every piece of work once.
+
+        Raises:
+            InputError: while an earlier call is not read to its end.
+        """
+        if self._active:
+            raise InputError("another sweep of this pool is not read to its end: finish it or close it first")
+        self._active = True
+        try:
+            yield from self._score_each(work)
+        finally:
+            self._active = False
+
+    def _score_each(self, work: Sequence[Work]) -> Iterator[tuple[int, float]]:
+        while len(self._workers) < min(self.size, len(work)):
+            self._workers.append(self._begin(len(self._workers)))
+            self._load(len(self._workers) - 1)
+        waiting = deque(range(len(work)))
+        running: dict[Future[Any], int] = {}
+        lost: Counter[int | None] = Counter()
+        known: list[tuple[int, float]] = []
+        while waiting or running or known:
+            while waiting and self._idle:
+                place, number = self._idle.pop(), waiting.popleft()
+                future = self._workers[place].submit(work[number])
+                self._busy[future], running[future] = place, number
+            yield from known
+            known.clear()
+            if not (waiting or running):
+                return
+            for future in wait(self._busy, return_when=FIRST_COMPLETED).done:
+                done, error = running.pop(future, None), future.exception()
+                if isinstance(error, self.deaths):
+                    self._replace(future)
+                    lost[done] += 1
+                    if lost[done] > self._retries:
+                        raise self._too_many(None if done is None else work[done], lost[done], error) from error
+                    if done is not None:
+                        waiting.append(done)
+                elif error is not None and future in self._loading:
+                    self.close()
+                    raise error
+                else:
+                    if future in self._loading:
+                        self._loading.discard(future)
+                        lost[None] = 0
+                    self._idle.append(self._busy.pop(future))
+                    # A worker of an earlier call that was not read to its end comes without a number.
+                    if done is not None:
+                        known.append((done, float(future.result())))
+
+    def close(self) -> None:
+        """End all workers."""
+        for worker in self._workers:
+            worker.close()
+        for kept in (self._workers, self._idle, self._busy, self._loading):
+            kept.clear()
+
+    def _load(self, place: int) -> None:
+        future = self._workers[place].load()
+        self._busy[future] = place
+        self._loading.add(future)
+
+    def _replace(self, future: Future[Any]) -> None:
+        place = self._busy.pop(future)
+        self._loading.discard(future)
+        self._workers[place].close()
+        self._workers[place] = self._begin(place)
+        self._load(place)
+
+    def _too_many(self, work: Work | None, times: int, error: BaseException) -> DsenvError:
+        if work is None:
+            return DsenvError(
+                f"workers died {times} times while they started ({error}): a script starts its work below "
+                'if __name__ == "__main__":, and the proxy must fit into memory once for each worker'
+            )
+        return DsenvError(
+            f"{name_selection(work[0])} lost its worker {times} times ({error}): something killed it, for want of memory "
+            "perhaps; try fewer workers"
+        )
+
+
+class _Processes(_Team):
+    deaths = (BrokenProcessPool,)
+
+    def __init__(self, pool: PooledProxy) -> None:
+        super().__init__(pool.retries)
+        self._gpus, self._devices = pool.gpus_per_worker, _devices() if pool.gpus_per_worker else []
+        if len(self._devices) < math.ceil(self._gpus):
+            raise InputError(f"gpus_per_worker {self._gpus!r}: {len(self._devices)} GPUs can be seen here")
+        processors = _processors()
+        self.size = pool.workers or (min(processors, int(len(self._devices) / self._gpus)) if self._gpus else processors)
+        self._threads = _threads(processors, self.size)
+        with _pickling():
+            self._pickled = pickle.dumps(pool.proxy)
+
+    def _begin(self, place: int) -> _Worker:
+        seen = {}
+        if self._gpus:
+            first = int(place * self._gpus)
+            devices = [self._devices[(first + more) % len(self._devices)] for more in range(math.ceil(self._gpus))]
+            seen["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
+        return _Process(self._pickled, {**self._threads, **seen})
+
+
+class _Process(_Worker):
+    """One process in an executor of its own: a dead process breaks its executor, and no other one."""
+
+    def __init__(self, pickled: bytes, variables: Mapping[str, str]) -> None:
+        self._pickled, self._variables = pickled, variables
+        self._executor = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+        self._loaded: Future[Any] | None = None
+        self._last: Future[Any] | None = None
+
+    def load(self) -> Future[Any]:
+        with _environment(self._variables):  # BLAS and CUDA read it when they are loaded; the first task starts the process
+            self._loaded = self._last = self._executor.submit(_load, self._pickled)
+        return self._loaded
+
+    def submit(self, work: Work) -> Future[Any]:
+        try:
+            self._last = self._executor.submit(_score, *work)
+        except BrokenProcessPool as error:  # it died while it had nothing to do
+            self._last = Future()
+            self._last.set_exception(error)
+        return self._last
+
+    def close(self) -> None:
+        if self._last and self._loaded and not self._last.done() and self._loaded.done() and not self._loaded.exception():
+            with suppress(ProcessLookupError):
+                os.kill(self._loaded.result(), signal.SIGTERM)
+        self._executor.shutdown(cancel_futures=True)
+
+
+class _Actors(_Team):
+    def __init__(self, pool: PooledProxy) -> None:
+        super().__init__(pool.retries)
+        ray = self._ray = require("ray", "ray")
+        self.deaths = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError)
+        self._started = not ray.is_initialized()
+        if self._started and pool.address is not None:
+            ray.init(address=pool.address, log_to_driver=False)
+        elif self._started:
+            processors = _processors()
+            size = pool.workers or processors
+            with _environment({"RAY_USAGE_STATS_ENABLED": "0", **_threads(processors, size)}):
+                ray.init(address="local", num_cpus=size, include_dashboard=False, log_to_driver=False)
+        found, self._gpus = ray.cluster_resources(), pool.gpus_per_worker
+        if found.get("GPU", 0) < self._gpus:
+            self.close()
+            raise InputError(f"gpus_per_worker {self._gpus!r}: the Ray cluster has {found.get('GPU', 0):.0f} GPUs")
+        fit = int(found["GPU"] / self._gpus) if self._gpus else found["CPU"]
+        self.size = pool.workers or max(1, int(min(fit, found["CPU"])))
+        with _pickling():
+            self._proxy = ray.put(pool.proxy)
+
+    def _begin(self, place: int) -> _Worker:
+        return _Actor(self._ray, self._proxy, self._gpus)
+
+    def close(self) -> None:
+        super().close()
+        if self._started:
+            self._ray.shutdown()
+
+
+class _Actor(_Worker):
+    """An actor that Ray does not restart: a node that is gone may leave it no place, and the others do its work."""
+
+    def __init__(self, ray: Any, proxy: Any, gpus: float) -> None:
+        self._ray, self._proxy = ray, proxy
+        self._actor = ray.remote(_Scorer).options(num_cpus=1, num_gpus=gpus, max_restarts=0).remote()
+
+    def load(self) -> Future[Any]:
+        return self._future(self._actor.load.remote(self._proxy))
+
+    def submit(self, work: Work) -> Future[Any]:
+        return self._future(self._actor.score.remote(*work))
+
+    def close(self) -> None:
+        self._ray.kill(self._actor)
+
+    def _future(self, reference: Any) -> Future[Any]:
+        future: Future[Any] = reference.future()
+        return future
+
+
+class _Scorer:
+    """A worker's copy of the proxy."""
+
+    def __init__(self) -> None:
+        self.proxy: Proxy | None = None
+
+    def load(self, proxy: Proxy) -> None:
+        self.proxy = proxy
+
+    def score(self, counts: Ints, sample: RowSample | None) -> float:
+        assert self.proxy is not None
+        return float(self.proxy.score(counts[None], samples=None if sample is None else [sample])[0])
+
+
+_scorer = _Scorer()
+
+
+def _load(pickled: bytes) -> int:
+    """Keep the proxy in this worker process; returns the process id."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    _scorer.load(pickle.loads(pickled))
+    return os.getpid()
+
+
+def _score(counts: Ints, sample: RowSample | None) -> float:
+    return _scorer.score(counts, sample)
+
+
+def _end_with_parent() -> None:
+    """End this process when the one that started it is gone, which the executor leaves waiting for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _processors() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _threads(processors: int, workers: int) -> dict[str, str]:
+    """Return a worker's share of the processors as BLAS and torch read it, unless it is set by hand."""
+    return {} if "OMP_NUM_THREADS" in os.environ else {"OMP_NUM_THREADS": str(max(1, processors // workers))}
+
+
+def _devices() -> list[str]:
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        return [name for name in os.environ["CUDA_VISIBLE_DEVICES"].split(",") if name.strip()]
+    return [str(number) for number in range(require("torch", "finetune").cuda.device_count())]
+
+
+@contextmanager
+def _pickling() -> Iterator[None]:
+    try:
+        yield
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise InputError(f"every worker needs a copy of the proxy, and it cannot be pickled: {error}") from error
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for the processes that start inside the block."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,90 @@
+"""What linear models are worth on the reward rows: many models in one call, no loop over models or rows.
+
+Predictions stand class by class, (B, C, n), and the rows are sorted by class: every metric is then a few passes over
+contiguous memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsenv.dataset import Ints
+from dsenv.metrics import SMALLEST_SCORE, Doubles, balanced_weights, one_hot
+from dsenv.task import SelectionTask
+
+Floats = npt.NDArray[np.floating[Any]]
+
+CHUNK = 32  # models whose predictions stay in the cache together
+
+
+class LinearScorer:
+    """A metric of linear models on the reward rows.
+
+    The Brier skills are quadratic forms, SSE(W) = c - 2 <W, B> + <W, G W> with sums G and B over the rows, and touch no
+    row. Predictions of ``float32`` models are made in ``float32``: they differ where two classes are that close.
+
+    Args:
+        task: whose reward rows.
+        metric: one of the five metrics.
+        dtype: of the models.
+    """
+
+    def __init__(self, task: SelectionTask, metric: str, dtype: npt.DTypeLike = np.float64) -> None:
+        self._classes, self._metric = task.classes, metric
+        order = np.argsort(task.reward.labels, kind="stable")
+        self._labels: Ints = task.reward.labels[order]
+        features = task.reward.features[order].astype(np.float64)
+        weights = {"brier_skill": np.ones(len(order)), "balanced_brier_skill": balanced_weights(self._labels)}
+        self._quadratic = metric in weights
+        if self._quadratic:
+            weight = weights[metric]
+            truth = one_hot(self._labels, task.classes)
+            weighted = features * weight[:, None]
+            self._gram = (weighted.T @ features).astype(dtype)
+            self._targets = (truth.T @ weighted).astype(dtype)
+            self._constant = float(weight.sum())
+            self._baseline = float((((truth - task.class_shares) ** 2).sum(1) * weight).sum())
+        else:
+            self._features = np.ascontiguousarray(features.T, dtype)
+            self._own = self._labels * len(order) + np.arange(len(order))
+            self._present, self._starts, self._sizes = np.unique(self._labels, return_index=True, return_counts=True)
+
+    def score(self, weights: Floats) -> Doubles:
+        """Return the metric of models Wᵀ (B, C, d), shape (B,)."""
+        if self._quadratic:
+            products = (weights * (weights @ self._gram - 2 * self._targets)).reshape(len(weights), -1)
+            return np.asarray(1 - (self._constant + products.sum(1, dtype=np.float64)) / self._baseline)
+        measure = {"accuracy": self._accuracy, "macro_f1": self._macro_f1, "neg_log_loss": self._neg_log_loss}[self._metric]
+        found = np.empty(len(weights))
+        for start in range(0, len(weights), CHUNK):
+            part = weights[start : start + CHUNK]
+            predicted = part.reshape(-1, part.shape[2]) @ self._features
+            found[start : start + CHUNK] = measure(part, predicted.reshape(len(part), self._classes, -1))
+        return found
+
+    def _accuracy(self, weights: Floats, scores: Floats) -> Doubles:
+        return np.asarray(self._hits(weights, scores).sum(1, dtype=np.int32) / len(self._labels))
+
+    def _macro_f1(self, weights: Floats, scores: Floats) -> Doubles:
+        hits = np.add.reduceat(self._hits(weights, scores), self._starts, axis=1, dtype=np.int64)
+        chosen = (scores == scores.max(1, keepdims=True)).sum(2, dtype=np.int64)
+        return np.asarray((2 * hits / (self._sizes + chosen[:, self._present])).mean(1))
+
+    def _neg_log_loss(self, weights: Floats, scores: Floats) -> Doubles:
+        clipped = np.clip(scores, SMALLEST_SCORE, 1)
+        return np.asarray(np.log(self._true(clipped) / clipped.sum(1)).mean(1, dtype=np.float64))
+
+    def _hits(self, weights: Floats, scores: Floats) -> npt.NDArray[np.bool_]:
+        """(B, n): is the row's class the first of the highest scores? Changes ``scores``: absent classes cannot tie."""
+        absent = ~weights.any(2)
+        later = absent & (np.cumsum(absent, 1) > 1)
+        if later.any():  # classes that the selection lacks all score 0: the first one wins, as in argmax
+            scores[later] = -np.inf
+        return np.asarray(self._true(scores) >= scores.max(1))
+
+    def _true(self, scores: Floats) -> Floats:
+        """(B, n): every row's score of its own class."""
+        return np.asarray(scores.reshape(len(scores), -1).take(self._own, axis=1))
