@@ -12,13 +12,13 @@ from typing import Any
 import gymnasium as gym
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
-from stable_baselines3.common.env_util import make_vec_env
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
 import dsenv
 from dsenv.env import DataSelectEnv
 from dsenv.errors import InputError
 from dsenv.evaluation import Result, save_results
+from dsenv.wrappers import SB3VecEnv
 
 ENVIRONMENTS = 16
 
@@ -76,7 +76,7 @@ def train(
         raise InputError(f"{evaluations} evaluations: one episode of {id} takes {cost}")
     environments = min(ENVIRONMENTS, episodes)
     episodes -= episodes % environments
-    vec = make_vec_env(f"dsenv:{id}", n_envs=environments, seed=seed, env_kwargs=keywords)
+    vec = VecMonitor(SB3VecEnv(id, environments, seed=seed, **keywords))
     model = make_model(vec, picks, seed, tensorboard)
     started = time.perf_counter()
     model.learn(episodes * picks, progress_bar=progress)

@@ -15,7 +15,7 @@ from dsenv.env import DataSelectEnv
 from dsenv.errors import DsenvError, InputError, one_of
 from dsenv.metrics import Doubles
 from dsenv.picks import PickPlan
-from dsenv.proxies import Proxy
+from dsenv.proxies import Memory, Proxy
 from dsenv.seeding import generator
 from dsenv.selection import Selection
 from dsenv.task import SelectionTask
@@ -49,6 +49,7 @@ class Evaluator:
     best_counts: Ints | None = None
     best_score: float = -np.inf
     _seen: dict[bytes, float] = field(default_factory=dict, repr=False)
+    _memory: Memory = field(default_factory=Memory, repr=False)
 
     @property
     def plan(self) -> PickPlan:
@@ -69,7 +70,7 @@ class Evaluator:
         room = self.limit - self.used - (0 if complete.all() else 1)
         allowed = fresh[: max(room, 0)]
         if allowed:
-            for i, value in zip(allowed, self.proxy.score(batch[allowed]), strict=True):
+            for i, value in zip(allowed, self.proxy.score(batch[allowed], memory=self._memory), strict=True):
                 self._seen[keys[i]] = float(value)
                 if complete[i] and value > self.best_score:
                     self.best_counts, self.best_score = batch[i].copy(), float(value)
