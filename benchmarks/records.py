@@ -16,14 +16,18 @@ from dsenv.stats import mean_interval
 
 RESULTS = Path(__file__).parent / "results"
 PACKAGES = (
-    "dsenv-gym", "numpy", "gymnasium", "scikit-learn", "faiss-cpu", "sentence-transformers", "transformers", "torch",
+    "dsenv-gym", "numpy", "scipy", "gymnasium", "scikit-learn", "faiss-cpu", "sentence-transformers", "transformers", "torch",
     "stable-baselines3", "sb3-contrib",
 )  # fmt: skip
 
 
 def provenance(module: str, options: dict[str, Any]) -> dict[str, Any]:
     """Return the command (data folders left out), versions and machine: CPU model, cores, memory in GiB."""
-    words = [f"--{name.replace('_', '-')} {value}" for name, value in options.items()]
+    words = [
+        f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+        for name, value in options.items()
+        if value is not False
+    ]
     versions = {name: importlib.metadata.version(name).partition("+")[0] for name in PACKAGES}
     return {
         "command": " ".join([f"python -m {module}", *words]),

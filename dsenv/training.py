@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ from dsenv.errors import InputError, one_of, require
 from dsenv.metrics import Doubles
 from dsenv.progress import track
 from dsenv.seeding import generator
+
+log = logging.getLogger(__name__)
 
 METHODS = ("full", "lora")
 LENGTH_GROUP = 16  # batches whose rows are sorted by length together, so that little of a batch is padding
@@ -93,15 +96,21 @@ def load_target(recipe: Recipe, classes: int, seed: int = 0) -> Target:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise InputError(f"device {recipe.device!r} cannot be used: {error}") from error
-    keywords = {"trust_remote_code": False, "local_files_only": Path(name).is_dir()}
-    with _seeded(torch, seed, device):
+    local = Path(name).is_dir()
+    keywords = {"trust_remote_code": False, "local_files_only": local}
+    with _seeded(torch, seed, device), _quiet(transformers, bars=not local):
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **keywords)
-            model = transformers.AutoModelForSequenceClassification.from_pretrained(
-                name, num_labels=classes, use_safetensors=True, dtype=torch.float32, **keywords
+            model, loaded = transformers.AutoModelForSequenceClassification.from_pretrained(
+                name, num_labels=classes, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **keywords
             )
         except (OSError, ValueError, KeyError, RuntimeError, require("safetensors", "finetune").SafetensorError) as error:
             raise InputError(f"target {recipe.target!r} cannot be read: {error}") from error
+        absent = [key for key in loaded["missing_keys"] if key.startswith(f"{model.base_model_prefix}.")]
+        if absent:  # beside the head, which is always new
+            log.warning(
+                "target %r lacks %d weights, drawn at random: %s", recipe.target, len(absent), ", ".join(sorted(absent))
+            )
         if tokenizer.pad_token_id is None:
             if tokenizer.eos_token is None:
                 raise InputError(f"the tokenizer of target {recipe.target!r} has neither a padding nor an end token")
@@ -204,6 +213,22 @@ def _batches(encoded: dict[str, Any], size: int, rng: np.random.Generator) -> It
         found += [group[i : i + size] for i in range(0, len(group), size)]
     for i in rng.permutation(len(found)):
         yield found[i]
+
+
+@contextmanager
+def _quiet(transformers: Any, *, bars: bool) -> Iterator[None]:
+    """Keep transformers from reporting the new head at every load; what it is told by others is restored."""
+    library = transformers.utils.logging
+    level, shown = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    if shown and not bars:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(level)
+        if shown and not bars:
+            library.enable_progress_bar()
 
 
 @contextmanager

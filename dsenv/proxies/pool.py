@@ -98,7 +98,7 @@ class PooledProxy:
             DsenvError: where a selection loses more workers than ``retries``.
         """
         if self.executor == "local":
-            return self.proxy.score(counts, memory=memory, samples=samples)
+            return self.proxy.score(counts, memory=memory, samples=check_samples(counts, samples))
         found = np.empty(len(counts))
         for number, value in self.score_each(counts, samples):
             found[number] = value
@@ -211,42 +211,56 @@ class _Team(ABC):
             known.clear()
             if not (waiting or running):
                 return
+            failure: BaseException | None = None
+            dismissed = False
             for future in wait(self._busy, return_when=FIRST_COMPLETED).done:
-                done, error = running.pop(future, None), future.exception()
+                place, done, error = self._busy.pop(future), running.pop(future, None), future.exception()
+                loaded = future in self._loading
+                self._loading.discard(future)
                 if isinstance(error, self.deaths):
-                    self._replace(future)
                     lost[done] += 1
                     if lost[done] > self._retries:
-                        raise self._too_many(None if done is None else work[done], lost[done], error) from error
+                        failure, dismissed = self._too_many(None if done is None else work[done], lost[done], error), True
+                        continue
+                    self._replace(place)
                     if done is not None:
                         waiting.append(done)
-                elif error is not None and future in self._loading:
-                    self.close()
-                    raise error
+                elif loaded and error is not None:
+                    failure, dismissed = self._own(error), True
                 else:
-                    if future in self._loading:
-                        self._loading.discard(future)
+                    self._idle.append(place)
+                    if loaded:
                         lost[None] = 0
-                    self._idle.append(self._busy.pop(future))
-                    # A worker of an earlier call that was not read to its end comes without a number.
-                    if done is not None:
+                    elif done is not None and error is not None:
+                        failure = self._own(error)
+                    elif done is not None:  # else of an earlier call that was not read to its end
                         known.append((done, float(future.result())))
+            if dismissed:
+                self._dismiss()
+            if failure is not None:
+                yield from known
+                raise failure
 
     def close(self) -> None:
-        """End all workers."""
+        """End all workers, and what was started for them."""
+        self._dismiss()
+
+    def _dismiss(self) -> None:
         for worker in self._workers:
             worker.close()
         for kept in (self._workers, self._idle, self._busy, self._loading):
             kept.clear()
+
+    def _own(self, error: BaseException) -> BaseException:
+        """Return the proxy's own error behind one of its worker."""
+        return error
 
     def _load(self, place: int) -> None:
         future = self._workers[place].load()
         self._busy[future] = place
         self._loading.add(future)
 
-    def _replace(self, future: Future[Any]) -> None:
-        place = self._busy.pop(future)
-        self._loading.discard(future)
+    def _replace(self, place: int) -> None:
         self._workers[place].close()
         self._workers[place] = self._begin(place)
         self._load(place)
@@ -310,7 +324,7 @@ class _Process(_Worker):
 
     def close(self) -> None:
         if self._last and self._loaded and not self._last.done() and self._loaded.done() and not self._loaded.exception():
-            with suppress(ProcessLookupError):
+            with suppress(OSError):
                 os.kill(self._loaded.result(), signal.SIGTERM)
         self._executor.shutdown(cancel_futures=True)
 
@@ -339,6 +353,12 @@ class _Actors(_Team):
 
     def _begin(self, place: int) -> _Worker:
         return _Actor(self._ray, self._proxy, self._gpus)
+
+    def _own(self, error: BaseException) -> BaseException:
+        cause: BaseException | None = (
+            getattr(error, "cause", None) if isinstance(error, self._ray.exceptions.RayError) else None
+        )
+        return cause or error
 
     def close(self) -> None:
         super().close()

@@ -15,6 +15,7 @@ import sqlite3
 import threading
 import time
 import zlib
+from collections import Counter
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ def name_selection(counts: npt.NDArray[np.integer]) -> str:
     return f"selection { ({int(k): int(counts[k]) for k in np.flatnonzero(counts)}) }"
 
 
-def check_samples(counts: Ints, samples: Sequence[RowSample] | None) -> Sequence[RowSample] | None:
+def check_samples(counts: npt.NDArray[np.integer], samples: Sequence[RowSample] | None) -> Sequence[RowSample] | None:
     """Return ``samples``.
 
     Raises:
@@ -175,10 +176,10 @@ class ScoreStore:
     """
 
     def __init__(self, path: str | Path, *, write: bool = True) -> None:
-        self.path, self.write = Path(path), write
         self._connection: sqlite3.Connection | None = None
         self._process = 0
         self._lock = threading.Lock()
+        self.path, self.write = Path(path), write
         with self._transaction():
             pass
 
@@ -216,7 +217,9 @@ class ScoreStore:
     def info(self) -> StoreInfo:
         """Count what the store holds, and the damaged entries."""
         facts: dict[tuple[str, str], dict[str, Any]] = {}
-        totals: dict[tuple[str, str], tuple[int, set[str], float]] = {}
+        scores: Counter[tuple[str, str]] = Counter()
+        seconds: dict[tuple[str, str], float] = {}
+        samples: dict[tuple[str, str], set[str]] = {}
         damaged = 0
         with self._transaction() as connection:
             for record in _records(connection):
@@ -225,14 +228,15 @@ class ScoreStore:
                 elif record is None:
                     damaged += 1
                 else:
-                    scores, samples, seconds = totals.get(record.key[:2], (0, set(), 0.0))
-                    totals[record.key[:2]] = scores + 1, samples | {record.key.sample}, seconds + record.seconds
+                    names = record.key[:2]
+                    scores[names] += 1
+                    seconds[names] = seconds.get(names, 0.0) + record.seconds
+                    samples.setdefault(names, set()).add(record.key.sample)
         recipes = tuple(
-            Held(*names, facts.get(names, {}), scores, len(samples - {""}), seconds)
-            for names, (scores, samples, seconds) in sorted(totals.items())
+            Held(*names, facts.get(names, {}), scores[names], len(samples[names] - {""}), seconds[names])
+            for names in sorted(scores)
         )
-        size = self.path.stat().st_size
-        return StoreInfo(self.path, sum(held.scores for held in recipes), damaged, size, recipes)
+        return StoreInfo(self.path, scores.total(), damaged, self.path.stat().st_size, recipes)
 
     def export(self, path: str | Path) -> int:
         """Write every entry that can be read, of a damaged file too, as one JSON line; returns their number.
@@ -287,12 +291,17 @@ class ScoreStore:
         with self._lock:
             if self._connection is not None and self._process == os.getpid():
                 self._connection.close()
+            elif self._connection is not None:
+                _inherited.append(self._connection)
             self._connection = None
 
     def __enter__(self) -> ScoreStore:
         return self
 
     def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def __del__(self) -> None:
         self.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -307,9 +316,10 @@ class ScoreStore:
                 connection.execute(f"BEGIN {kind}")
                 try:
                     yield connection
-                    connection.execute("COMMIT")
+                    if kind != "DEFERRED":
+                        connection.execute("COMMIT")
                 finally:
-                    if connection.in_transaction:
+                    if connection.in_transaction:  # after an error, or only read; COMMIT fails on a file with damage
                         connection.execute("ROLLBACK")
             except sqlite3.Error as error:
                 raise _explained(self.path, error) from error
@@ -400,20 +410,22 @@ class StoredProxy:
         if not missing:
             return
         firsts = [numbers[0] for numbers in missing.values()]
-        for entries in self._computed(list(missing), batch[firsts], [samples[n] for n in firsts] if samples else None, memory):
-            if not self._described:
-                self.store.describe(Description(*self._names, self._facts))
-                self._described = True
-            self.store.put(entries)
-            for entry in entries:
-                self.misses += 1
-                self.hits += len(missing[entry.key]) - 1
-                for number in missing[entry.key]:
-                    yield number, entry.score
+        drawn = [samples[number] for number in firsts] if samples else None
+        with closing(self._computed(list(missing), batch[firsts], drawn, memory)) as computed:
+            for entries in computed:
+                if not self._described:
+                    self.store.describe(Description(*self._names, self._facts))
+                    self._described = True
+                self.store.put(entries)
+                for entry in entries:
+                    self.misses += 1
+                    self.hits += len(missing[entry.key]) - 1
+                    for number in missing[entry.key]:
+                        yield number, entry.score
 
     def _computed(
         self, keys: list[Key], batch: Ints, samples: Sequence[RowSample] | None, memory: Memory | None
-    ) -> Iterator[list[Entry]]:
+    ) -> Generator[list[Entry]]:
         started = time.perf_counter()
         each = getattr(self.proxy, "score_each", None)
         if each is None:
@@ -500,32 +512,65 @@ def _records(connection: sqlite3.Connection, lost: list[str] | None = None) -> I
 
     With ``lost``, which then names what cannot be read, around damaged pages.
     """
-    for task, recipe, facts, checksum in _rows(connection, "task, recipe, facts, checksum FROM recipes", None, lost):
+    for task, recipe, facts, checksum in _select(connection, "task, recipe, facts, checksum FROM recipes", (), lost):
         if _checksum(task, recipe, facts) == checksum:
             yield Description(task.hex(), recipe.hex(), json.loads(facts))
-    (last,) = next(_rows(connection, "max(id) FROM scores", None, lost), (_most_rows(connection),))
-    for first in range(1, (last or 0) + 1, BLOCK):
-        for row in _rows(connection, f"{_COLUMNS} FROM scores", (first, first + BLOCK - 1), lost):
-            yield _entry(row)
-
-
-def _rows(
-    connection: sqlite3.Connection, what: str, ids: tuple[int, int] | None, lost: list[str] | None
-) -> Iterator[tuple[Any, ...]]:
-    """Yield rows, all or those with ids from one to another; ids on a damaged page are halved until nothing else is lost."""
+    read: set[int] = set()
     try:
-        yield from connection.execute(
-            f"SELECT {what} WHERE id BETWEEN ? AND ?" if ids else f"SELECT {what}", ids or ()
-        ).fetchall()
+        for number, row in _in_order(connection):
+            entry = _entry(row)
+            if entry is not None:
+                read.add(number)
+            yield entry
+        return
     except sqlite3.DatabaseError:
         if lost is None:
             raise
-        if ids is None or ids[0] == ids[1]:
-            lost.append(f"entry {ids[0]}" if ids else what)
-            return
-        middle = sum(ids) // 2
-        yield from _rows(connection, what, (ids[0], middle), lost)
-        yield from _rows(connection, what, (middle + 1, ids[1]), lost)
+    for first in range(1, _most_rows(connection) + 1, BLOCK):
+        for number, *values in _halved(connection, first, first + BLOCK - 1, lost):
+            entry = _entry(tuple(values))
+            if entry is not None and number not in read:
+                yield entry
+
+
+def _in_order(connection: sqlite3.Connection) -> Iterator[tuple[int, tuple[Any, ...]]]:
+    """Yield the number and the values of every row of the scores."""
+    (rows,) = connection.execute("SELECT count(*) FROM scores").fetchone()
+    last = found = 0
+    while part := connection.execute(f"SELECT id, {_COLUMNS} FROM scores WHERE id > ? LIMIT {BLOCK}", (last,)).fetchall():
+        for number, *row in part:
+            yield number, tuple(row)
+        last, found = part[-1][0], found + len(part)
+    if found != rows:  # a number that damage made large hides the rows behind it
+        error = sqlite3.DatabaseError(f"{found} rows of {rows} found")
+        error.sqlite_errorname = "SQLITE_CORRUPT"
+        raise error
+
+
+def _halved(connection: sqlite3.Connection, first: int, last: int, lost: list[str]) -> Iterator[tuple[Any, ...]]:
+    """Yield rows by number, as (number, *values); where some are missing, from each half on its own."""
+    before, one = len(lost), first == last
+    query = f"id, {_COLUMNS} FROM scores WHERE id BETWEEN ? AND ?"
+    found = _select(connection, query, (first, last), lost)
+    if one or len(found) == last - first + 1:
+        yield from found
+        return
+    del lost[before:]
+    middle = (first + last) // 2
+    yield from _halved(connection, first, middle, lost)
+    yield from _halved(connection, middle + 1, last, lost)
+
+
+def _select(
+    connection: sqlite3.Connection, what: str, values: tuple[int, ...], lost: list[str] | None
+) -> list[tuple[Any, ...]]:
+    try:
+        return connection.execute(f"SELECT {what}", values).fetchall()
+    except sqlite3.DatabaseError:
+        if lost is None:
+            raise
+        lost.append(what)
+        return []
 
 
 def _most_rows(connection: sqlite3.Connection) -> int:
@@ -592,9 +637,9 @@ def _open(path: Path, write: bool) -> sqlite3.Connection:
         return _connect(path, "mode=rwc")
     try:
         return _connect(path, "mode=rw")
-    except sqlite3.OperationalError:
+    except sqlite3.OperationalError as error:
         # On a read-only disk SQLite cannot make the files it keeps beside a store; without a log none is needed.
-        if Path(f"{path}-wal").exists():
+        if not error.sqlite_errorname.startswith(("SQLITE_CANTOPEN", "SQLITE_READONLY")) or Path(f"{path}-wal").exists():
             raise
         return _connect(path, "mode=ro&immutable=1")
 
@@ -606,11 +651,12 @@ def _connect(path: Path, options: str) -> sqlite3.Connection:
         connection.text_factory = bytes  # damaged text is no UTF-8
         connection.execute("PRAGMA cell_size_check = ON")
         create = options == "mode=rwc"
+        if not create:
+            connection.execute("PRAGMA query_only = ON")
+            connection.execute("PRAGMA writable_schema = ON")  # else nothing of a truncated file can be read
         _check_header(path, connection, create)
         if create:
             _prepare(connection)
-        else:
-            connection.execute("PRAGMA query_only = ON")
     except BaseException:
         connection.close()
         raise
@@ -642,8 +688,9 @@ def _prepare(connection: sqlite3.Connection) -> None:
                 raise
             time.sleep(0.01)
     connection.execute("PRAGMA synchronous = NORMAL")
-    connection.execute("BEGIN IMMEDIATE")  # fails where nothing can be written
+    connection.execute("BEGIN IMMEDIATE")
     if connection.execute("PRAGMA user_version").fetchone() == (0,):
         for statement in (*_TABLES, f"PRAGMA application_id = {APPLICATION}", f"PRAGMA user_version = {FORMAT}"):
             connection.execute(statement)
+    connection.execute("DELETE FROM scores WHERE id < 0")  # there are none: fails at once where nothing can be written
     connection.execute("COMMIT")
