@@ -9,6 +9,7 @@ from dsenv.env import DataSelectEnv
 from dsenv.errors import InputError
 from dsenv.metrics import METRICS, score
 from dsenv.proxies import empty_score, make_proxy
+from dsenv.proxies.ridge import RidgeProxy
 from dsenv.registration import IDS, SMALL
 from dsenv.search import random_counts
 from dsenv.task import load_bundled
@@ -94,14 +95,16 @@ def test_batches_equal_single_scores_bit_by_bit():
 def test_a_step_touches_no_row():
     """Scoring reads sums made once: changing the rows afterwards changes no Brier score."""
     env = DataSelectEnv("synthetic")
+    proxy = RidgeProxy(env.task, env.plan, env.metric, memo=0)
     counts = random_counts(env.plan, np.random.default_rng(0))[None]
-    before = env.proxy.score(counts)
-    features = env.task.train.features.copy()
-    env.task.train.features[:] = 0
+    before = proxy.score(counts)
+    vectors = env.task.arrays["vectors"].copy()
+    env.task.arrays["vectors"][:] = 0
     try:
-        assert np.array_equal(env.proxy.score(counts), before)
+        assert np.array_equal(proxy.score(counts), before)
+        assert not np.array_equal(RidgeProxy(env.task, env.plan, env.metric).score(counts), before)
     finally:
-        env.task.train.features[:] = features
+        env.task.arrays["vectors"][:] = vectors
 
 
 def test_impossible_counts_are_refused():

@@ -34,6 +34,10 @@ class Problem:
         self.reward = reward
         self.classes, self.regularisation = classes, regularisation
         self.class_shares = np.bincount(labels, minlength=classes) / len(labels)
+        self.train_labels = labels
+
+    def train_features(self, rows):
+        return self.train.features[rows]
 
 
 @st.composite

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsenv.dataset import Ints
+from dsenv.encoders import row_blocks
 from dsenv.errors import InputError, one_of
 from dsenv.metrics import METRICS, Doubles, one_hot, score
 from dsenv.picks import PickPlan
@@ -208,21 +209,22 @@ class RidgeProxy:
         begin = int(self.plan.starts[cluster]) + pick * self.plan.rows_per_pick
         end = min(begin + self.plan.rows_per_pick, int(self.plan.starts[cluster] + self.plan.sizes[cluster]))
         rows = self.plan.order[begin:end]
-        x = self.task.train.features[rows].astype(np.float64)
-        y = one_hot(self.task.train.labels[rows], self.task.classes)
+        x = self.task.train_features(rows).astype(np.float64)
+        y = one_hot(self.task.train_labels[rows], self.task.classes)
         sums = np.concatenate([(x.T @ x).ravel(), (y.T @ x).ravel()])
         return np.rint(sums / self._grid) * self._grid if self.precision == "float64" else sums
 
     def _prepare(self) -> None:
         """Make what is computed once and left out of pickles."""
         task, plan = self.task, self.plan
-        self._width = task.train.features.shape[1]
+        self._width = task.reward.features.shape[1]
         picks = np.minimum(plan.capacity, plan.picks)  # more of one cluster than an episode has are never asked for
         self._offsets = np.cumsum(picks) - picks
         self._table = np.empty((int(picks.sum()), self._width * (self._width + task.classes)), self.precision)
         self._known = np.zeros(len(self._table), bool)
         # No sum of a selection exceeds the bound, and 2^52 steps of the grid are counted exactly.
-        bound = plan.picks * plan.rows_per_pick * max(1.0, float(np.abs(task.train.features).max())) ** 2
+        largest = max(float(np.abs(task.train_features(plan.order[part])).max()) for part in row_blocks(len(plan.order)))
+        bound = plan.picks * plan.rows_per_pick * max(1.0, largest) ** 2
         self._grid = 2.0 ** (np.ceil(np.log2(bound)) - 51)
         constant = np.zeros((task.classes, self._width), self.precision)
         constant[:, -1] = task.class_shares

@@ -26,6 +26,7 @@ from dsenv.task import SelectionTask
 
 FORMAT = 1
 FEWEST = 10
+OUTERMOST = 10.0  # deviations from the median: what lies beyond is learned as that far out
 HIDDEN, LAYERS = 256, 3  # of the mlp
 WIDTH, HEADS, BLOCKS = 16, 2, 2  # of the set transformer
 
@@ -423,11 +424,14 @@ FORWARD: dict[str, tuple[Callable[[PickPlan, Ints], Doubles], Callable[[Any, Map
     "mlp": (_mlp_inputs, _mlp),
     "set_transformer": (_token_inputs, _set_transformer),
 }
-FIXED = ("input_mean", "input_scale", "clusters", "target_mean", "target_scale")  # not learned by gradients
+FIXED = ("input_mean", "input_scale", "clusters", "target_centre", "target_scale")  # not learned by gradients
 
 
 def _first_weights(facts: Facts, task: SelectionTask, plan: PickPlan, scored: Scored) -> Weights:
-    """Random layers, and what inputs and targets are standardised by: means and deviations of the training selections."""
+    """Random layers, and what inputs and targets are standardised by, of the training selections.
+
+    Targets by median and quartiles: the scores of the smallest selections lie many deviations below all others.
+    """
     rng = generator(facts.seed, "surrogate weights")
     x = FORWARD[facts.model][0](plan, scored.counts[~scored.held_out])
     y = scored.scores[~scored.held_out]
@@ -435,8 +439,8 @@ def _first_weights(facts: Facts, task: SelectionTask, plan: PickPlan, scored: Sc
     weights: dict[str, npt.NDArray[np.floating]] = {
         "input_mean": x.mean(axes),
         "input_scale": _scale(x.std(axes)),
-        "target_mean": y.mean(keepdims=True),
-        "target_scale": y.std(keepdims=True),
+        "target_centre": np.median(y, keepdims=True),
+        "target_scale": np.array([np.ptp(np.percentile(y, [25, 75])) / 1.349 or y.std()]),
     }
 
     def layer(name: str, inputs: int, outputs: int) -> None:
@@ -469,7 +473,7 @@ def _scale(deviations: Doubles) -> Doubles:
 
 
 def _train(facts: Facts, task: SelectionTask, plan: PickPlan, scored: Scored) -> Weights:
-    """Fit standardised scores with AdamW and mean squared error; nothing reads torch's own random state."""
+    """Fit standardised scores with AdamW and Huber's loss; nothing reads torch's own random state."""
     torch = require("torch", "finetune")
     inputs, forward = FORWARD[facts.model]
     schedule = MODELS[facts.model]
@@ -477,7 +481,7 @@ def _train(facts: Facts, task: SelectionTask, plan: PickPlan, scored: Scored) ->
     learned = [weight.requires_grad_() for name, weight in weights.items() if name not in FIXED]
     x = torch.from_numpy(inputs(plan, scored.counts[~scored.held_out]).astype(np.float32))
     y = torch.from_numpy(scored.scores[~scored.held_out].astype(np.float32))
-    y = (y - weights["target_mean"]) / weights["target_scale"]
+    y = ((y - weights["target_centre"]) / weights["target_scale"]).clamp(-OUTERMOST, OUTERMOST)
     steps = facts.epochs * -(-len(y) // schedule.batch)
     optimizer = torch.optim.AdamW(learned, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
     rate = torch.optim.lr_scheduler.LambdaLR(
@@ -486,7 +490,7 @@ def _train(facts: Facts, task: SelectionTask, plan: PickPlan, scored: Scored) ->
     rng = generator(facts.seed, "surrogate order")
     for _ in range(facts.epochs):
         for rows in torch.from_numpy(rng.permutation(len(y))).split(schedule.batch):
-            loss = ((forward(torch, weights, x[rows]) - y[rows]) ** 2).mean()
+            loss = torch.nn.functional.huber_loss(forward(torch, weights, x[rows]), y[rows])
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(learned, 1.0)
@@ -507,7 +511,7 @@ def _predict(model: str, weights: Weights, plan: PickPlan, counts: Ints) -> Doub
     with torch.inference_mode():
         parts = [forward(torch, tensors, part).numpy() for part in x.split(size)] if len(counts) else [np.zeros(0)]
     found = np.concatenate(parts)[: len(counts)].astype(np.float64)
-    return found * weights["target_scale"] + weights["target_mean"]
+    return found * weights["target_scale"] + weights["target_centre"]
 
 
 def _clustering(plan: PickPlan) -> Clustering:

@@ -1,0 +1,232 @@
+"""How well does each proxy predict what a selection is worth on the fine-tuned target?
+
+``python -m benchmarks.fidelity [--quick] [--json F]``
+
+The same selections are scored by every proxy and by the target (``benchmarks.target_scores``, run first where scores are
+missing). ``spearman``, ``better_half`` and ``regret`` are measured against the target's ``selection`` rows, and may choose a
+proxy; the fields ending in ``_test`` say the same of the test rows, and choose nothing. Every score is stored, and a
+second call goes on where the first was stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from benchmarks.records import RESULTS, provenance, read_record, store_block
+from benchmarks.target_scores import TASKS, load_pool, read_scores
+from benchmarks.target_scores import run as run_target
+from dsenv.dataset import Ints, TextDataset
+from dsenv.files import atomic_write, cache_folder
+from dsenv.metrics import Doubles
+from dsenv.picks import PickPlan, plan_picks
+from dsenv.proxies import Proxy
+from dsenv.proxies.finetune import FinetuneProxy
+from dsenv.proxies.probe import ProbeProxy
+from dsenv.proxies.ridge import RidgeProxy
+from dsenv.proxies.store import ScoreStore, StoredProxy
+from dsenv.proxies.surrogate import SurrogateProxy
+from dsenv.seeding import generator
+from dsenv.stats import Interval
+from dsenv.task import REPORTED, SelectionTask
+
+RESAMPLES = 2_000
+PICTURE = Path(__file__).parent.parent / "docs" / "fidelity.png"
+
+log = logging.getLogger(__name__)
+
+MakeProxy = Callable[[SelectionTask, PickPlan, TextDataset], Proxy]
+PROXIES: dict[str, MakeProxy] = {
+    "ridge": lambda task, plan, texts: RidgeProxy(task, plan, REPORTED[task.reported], memo=0),
+    "ridge, reported metric": lambda task, plan, texts: RidgeProxy(task, plan, task.reported, memo=0),
+    "surrogate mlp": lambda task, plan, texts: SurrogateProxy.fit(
+        RidgeProxy(task, plan, REPORTED[task.reported]), model="mlp"
+    ),
+    "surrogate set transformer": lambda task, plan, texts: SurrogateProxy.fit(
+        RidgeProxy(task, plan, REPORTED[task.reported]), model="set_transformer"
+    ),
+    "probe logistic": lambda task, plan, texts: ProbeProxy(task, plan, REPORTED[task.reported]),
+    "probe mlp": lambda task, plan, texts: ProbeProxy(task, plan, REPORTED[task.reported], head="mlp"),
+    "finetune": lambda task, plan, texts: FinetuneProxy(task, plan, "neg_log_loss", texts),
+}
+
+
+def rank_correlation(proxy: Doubles, target: Doubles) -> Interval:
+    """Return Spearman's correlation with a percentile interval over resampled selections."""
+    rng = generator(0, "fidelity")
+    drawn = []
+    while len(drawn) < RESAMPLES:
+        again = rng.integers(0, len(target), len(target))
+        if np.ptp(target[again]) > 0 and np.ptp(proxy[again]) > 0:
+            drawn.append(float(spearmanr(proxy[again], target[again]).statistic))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return Interval(float(spearmanr(proxy, target).statistic), float(low), float(high))
+
+
+def fidelity(proxy: Doubles, selection: Doubles, test: Doubles) -> dict[str, Any]:
+    """Compare a proxy's scores of n selections with the target's on ``selection`` rows and on ``test`` rows."""
+    better = selection >= np.median(selection)
+    favourite = int(np.argmax(proxy))
+    return {
+        "spearman": asdict(rank_correlation(proxy, selection)),
+        "better_half": asdict(rank_correlation(proxy[better], selection[better])),
+        "regret": float(selection.max() - selection[favourite]),
+        "spearman_test": asdict(rank_correlation(proxy, test)),
+        "regret_test": float(test.max() - test[favourite]),
+    }
+
+
+def ceiling(block: dict[str, Any], split: str) -> dict[str, float]:
+    """Say how well the target predicts itself: Spearman between training seeds, over the repeated selections.
+
+    The mean over pairs of seeds, with the interval over resampled selections.
+    """
+    scores = np.array(
+        [
+            [block["runs"][f"{number} seed={seed}"][split][block["reported"]] for seed in (0, 1, 2)]
+            for number in block["repeated"]
+        ]
+    )
+    rng = generator(0, "fidelity ceiling")
+
+    def agreement(rows: np.ndarray) -> float:
+        pairs = [(0, 1), (0, 2), (1, 2)]
+        return float(np.nanmean([spearmanr(rows[:, a], rows[:, b]).statistic for a, b in pairs]))
+
+    drawn = []
+    while len(drawn) < RESAMPLES // 4:
+        again = scores[rng.integers(0, len(scores), len(scores))]
+        if (np.ptp(again, axis=0) > 0).all():
+            drawn.append(agreement(again))
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    return {**asdict(Interval(agreement(scores), float(low), float(high))), "spread": float(scores.std(1, ddof=1).mean())}
+
+
+def score(
+    name: str, task: SelectionTask, plan: PickPlan, texts: TextDataset, counts: Ints, store: ScoreStore
+) -> dict[str, Any]:
+    """Score every selection with one proxy: the scores, the seconds of making the proxy and of one score."""
+    started = time.perf_counter()
+    proxy = PROXIES[name](task, plan, texts)
+    made = time.perf_counter() - started
+    if name == "finetune":
+        proxy = StoredProxy(proxy, store)
+        log.info("%s: about %.0f minutes on two cores", name, len(counts) * 10 / 60)
+    else:
+        proxy.score(counts[:1])  # tables are filled, libraries loaded, the warm start is made
+    started = time.perf_counter()
+    scores = proxy.score(counts)
+    seconds = (time.perf_counter() - started) / len(counts)
+    if isinstance(proxy, StoredProxy) and proxy.hits:
+        seconds = float(np.mean(store.seconds(proxy)))
+    found: dict[str, Any] = {"scores": scores.tolist(), "seconds_to_make": made, "seconds_per_score": seconds}
+    if isinstance(proxy, SurrogateProxy):
+        found |= {"hold_out_r2": proxy.hold_out_r2, "hold_out_spearman": proxy.hold_out_spearman}
+    return found
+
+
+def main() -> None:
+    """Score what is not scored yet, then store and print what the proxies are worth."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="synthetic texts, few selections: the same fields in a minute")
+    parser.add_argument("--tasks", nargs="+", default=list(TASKS[:2]), choices=list(TASKS))
+    parser.add_argument("--proxies", nargs="+", default=list(PROXIES), choices=list(PROXIES))
+    parser.add_argument("--data-dir", help="folder of the datasets (default: DSENV_DATA_DIR)")
+    parser.add_argument("--pool", type=int, default=10_000)
+    parser.add_argument("--selections", type=int, default=40)
+    parser.add_argument("--targets", type=Path, default=RESULTS / "target_scores.json", help="where the target's scores are")
+    parser.add_argument("--json", type=Path, help="default: benchmarks/results/fidelity.json, nowhere with --quick")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    with tempfile.TemporaryDirectory() as scratch:
+        sizes = {"pool": given.pool, "count": given.selections, "repeated": 8, "size": 1_000, "path": given.targets}
+        path, folder = given.json or RESULTS / "fidelity.json", cache_folder()
+        if given.quick:
+            given.tasks = ["synthetic-texts"]
+            sizes = {"pool": 600, "count": 8, "repeated": 4, "size": 60, "path": Path(scratch) / "targets.json"}
+            path, folder = given.json or Path(scratch) / "fidelity.json", Path(scratch)
+        folder.mkdir(parents=True, exist_ok=True)
+        with ScoreStore(folder / "fidelity.sqlite") as store:
+            for name in given.tasks:
+                _measure(name, given, sizes, path, store)
+        record = read_record(path)
+        print(table(record))
+        if given.json is None and not given.quick:
+            draw(record, read_record(given.targets), PICTURE)
+
+
+def _measure(name: str, given: argparse.Namespace, sizes: dict[str, Any], path: Path, store: ScoreStore) -> None:
+    targets = run_target(name, data_dir=given.data_dir, **sizes)
+    selection, test = (read_scores(targets, split) for split in ("selection", "test"))
+    counts = np.array([chosen["counts"] for chosen in targets["selections"]])
+    texts, task = load_pool(name, sizes["pool"], given.data_dir)
+    plan = plan_picks(task.clustering("stratified"))
+    key = f"{name} pool={sizes['pool']}"
+    options = {"tasks": name, "pool": sizes["pool"], "selections": len(counts)}
+    block = read_record(path).get(key) or {**provenance("benchmarks.fidelity", options), "proxies": {}}
+    block |= {"task_digest": task.digest, "reported": task.reported, "selections": len(counts)}
+    block["target"] = {"selection": ceiling(targets, "selection"), "test": ceiling(targets, "test")}
+    seconds = [sum(found["seconds"].values()) for found in targets["runs"].values()]
+    block["target"]["seconds_per_score"] = float(np.mean(seconds))
+    for proxy in given.proxies:
+        if block["proxies"].get(proxy, {}).get("task_digest") != task.digest:
+            log.info("%s: %s", name, proxy)
+            block["proxies"][proxy] = {**score(proxy, task, plan, texts, counts, store), "task_digest": task.digest}
+        found = block["proxies"][proxy]
+        block["proxies"][proxy] = {**found, **fidelity(np.array(found["scores"]), selection, test)}
+        store_block(path, key, block)
+
+
+def table(record: dict[str, Any]) -> str:
+    """Return the record as a Markdown table: Spearman against the target on test rows is the final word, and chooses nothing."""
+    lines = [
+        "| task | proxy | Spearman | better half | regret | Spearman, test | regret, test | seconds a score |",
+        "|---" * 8 + "|",
+    ]
+
+    def cell(found: dict[str, float]) -> str:
+        return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+
+    for key, block in record.items():
+        task = key.partition(" ")[0]
+        for name, found in block["proxies"].items():
+            cells = [task, name, cell(found["spearman"]), cell(found["better_half"]), f"{found['regret']:.3f}"]
+            cells += [cell(found["spearman_test"]), f"{found['regret_test']:.3f}", f"{found['seconds_per_score']:.2g}"]
+            lines.append(f"| {' | '.join(cells)} |")
+        target = block["target"]
+        cells = [task, "the target, another training seed", cell(target["selection"]), "", "", cell(target["test"]), ""]
+        lines.append(f"| {' | '.join([*cells, format(target['seconds_per_score'], '.2g')])} |")
+    return "\n".join(lines)
+
+
+def draw(record: dict[str, Any], targets: dict[str, Any], path: Path) -> None:
+    """Draw each proxy's scores against the target's: one row of pictures a task."""
+    from matplotlib.figure import Figure
+
+    names = [name for name in PROXIES if all(name in block["proxies"] for block in record.values())]
+    figure = Figure(figsize=(2.1 * len(names), 2.4 * len(record)), layout="constrained")
+    axes = figure.subplots(len(record), len(names), squeeze=False)
+    for row, (key, block) in zip(axes, record.items(), strict=True):
+        truth = read_scores(targets[key])
+        for axis, name in zip(row, names, strict=True):
+            found = block["proxies"][name]
+            axis.scatter(found["scores"], truth, s=10, color="#2a6f97")
+            axis.set_title(f"{name}\nρ = {found['spearman']['value']:.2f}", fontsize=8)
+            axis.tick_params(labelsize=6)
+        row[0].set_ylabel(f"{key.partition(' ')[0]}\ntarget {block['reported']}", fontsize=8)
+    figure.supxlabel("score by the proxy (one dot: one selection of 5% of the pool)", fontsize=8)
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+
+
+if __name__ == "__main__":
+    main()
