@@ -361,6 +361,41 @@ def summary(record: dict[str, Any], along: list[Point]) -> dict[str, Any]:
     return found
 
 
+def table(record: dict[str, Any]) -> str:
+    """Return the record as Markdown: one line a point, then clustering and encoding."""
+    columns = [
+        "varied",
+        "reduce s",
+        "cluster s",
+        "build s",
+        "memory to build, MiB",
+        "sums s",
+        "scores /s, unrelated",
+        "one by one",
+    ]
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for size, varied in points(BASE, VALUES).items():
+        for point in varied:
+            block = record.get(point_key(point))
+            if block is None:
+                continue
+            seconds, rates = block["seconds"], block["scores_per_second"]
+            cells = [f"{size} = {point[size]:,g}", *(f"{seconds[stage]:.2g}" for stage in ("reduce", "cluster", "build"))]
+            cells += [f"{block['memory_mib']['build']:,.0f}", f"{seconds['sums']:.2g}"]
+            cells += [f"{rates[kind]:,.0f}" for kind in ("batch", "episode")]
+            lines.append(f"| {' | '.join(cells)} |")
+    lines += ["", "| K-Means, 100,000 rows, K = 64 | seconds | inertia, as a multiple |", "|---|---|---|"]
+    found = record["clustering"]
+    for name in ("dsenv", "scikit-learn", "scikit-learn, 50 iterations from random rows"):
+        lines.append(f"| {name} | {found[name]['seconds']:.2f} | {found[name].get('inertia_ratio', 1):.4f} |")
+    lines += ["", "| encoder | texts /s | mean cosine error | largest |", "|---|---|---|---|"]
+    found = record["encoding"]
+    for name in ("sentence-transformers", "minilm", "minilm-fast", "minilm-int8"):
+        error = found[name]["cosine_error"]
+        lines.append(f"| {name} | {found[name]['texts_per_second']:.0f} | {error['mean']:.1g} | {error['largest']:.1g} |")
+    return "\n".join(lines)
+
+
 def in_child(work: dict[str, Any]) -> dict[str, Any]:
     """Run one measurement in a process of its own, so that its peak of memory is its own.
 
@@ -402,12 +437,12 @@ def run(parts: Sequence[str], *, quick: bool, most_rows: int, path: Path, data_d
     print(
         f"{len(left)} of {len(work)} measurements to go: about {seconds / 60:.1f} minutes on one core, {disk:.1f} GiB of disk"
     )
-    options = {"quick": ""} if quick else {"most_rows": most_rows}
+    options = {"quick": True} if quick else {"most_rows": most_rows}
     for key, (item, _) in left.items():
         started = time.perf_counter()
         found = in_child({**item, "quick": quick})
         origin = provenance("benchmarks.scaling", options)
-        store_block(path, key, {**origin, "command": origin["command"].strip(), **found})
+        store_block(path, key, {**origin, **found})
         print(f"{key}: {time.perf_counter() - started:.0f} s")
         if item["kind"] == "point":
             store_block(path, "summary", summary(read_record(path), sizes["rows"]))

@@ -1,18 +1,19 @@
-"""Write the README's tables from what is committed: ``python -m benchmarks.tables``."""
+"""Write the tables of the README and the documentation from what is committed: ``python -m benchmarks.tables``."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
-from benchmarks import end_to_end, learning
+from benchmarks import end_to_end, fidelity, learning, scaling, throughput
 from benchmarks.records import RESULTS, read_record
 from dsenv.env import DataSelectEnv
 from dsenv.evaluation import reference_scores
 from dsenv.registration import IDS
 from dsenv.task import SelectionTask
 
-README = Path(__file__).parent.parent / "README.md"
+ROOT = Path(__file__).parent.parent
+PAGES = (ROOT / "README.md", ROOT / "docs" / "proxies.md")
 
 
 def ids() -> str:
@@ -39,23 +40,28 @@ def ids() -> str:
 
 
 def rendered() -> dict[str, str]:
-    """Return every table by its name in the README."""
+    """Return every table by its name in a page."""
     tables = {"ids": ids()}
     for key, block in sorted(read_record(RESULTS / "learning.json").items()):
         tables[f"learning {key.split()[0]}"] = learning.table(block)
     for block in read_record(RESULTS / "end_to_end.json").values():
         tables[f"end_to_end noise={block['options']['label_noise']}"] = end_to_end.table(block)
+    tables["fidelity"] = fidelity.table(read_record(RESULTS / "fidelity.json"))
+    tables["throughput"] = throughput.table(read_record(RESULTS / "throughput.json"))
+    tables["scaling"] = scaling.table(read_record(RESULTS / "scaling.json"))
     return tables
 
 
 def main() -> None:
     """Replace what stands between ``<!-- table NAME -->`` and ``<!-- end -->``."""
-    text = README.read_text(encoding="utf-8")
-    for name, block in rendered().items():
-        pattern = re.compile(rf"(<!-- table {re.escape(name)} -->\n).*?(<!-- end -->)", flags=re.S)
-        text, found = pattern.subn(lambda match, block=block: f"{match[1]}{block}\n{match[2]}", text)  # type: ignore[misc]
-        print(f"{name}: {'written' if found else 'has no place in the README'}")
-    README.write_text(text, encoding="utf-8")
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        for name, block in rendered().items():
+            pattern = re.compile(rf"(<!-- table {re.escape(name)} -->\n).*?(<!-- end -->)", flags=re.S)
+            text, found = pattern.subn(lambda match, block=block: f"{match[1]}{block}\n{match[2]}", text)  # type: ignore[misc]
+            if found:
+                print(f"{name}: written into {page.name}")
+        page.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from dsenv.clustering import Clustering
 from dsenv.dataset import Ints
 from dsenv.features import FEATURES, cluster_features
 from dsenv.metrics import Doubles
-from dsenv.proxies import Memory, Proxy, RowSample, empty_score
+from dsenv.proxies import Memory, Proxy, RowSample
 
 LARGEST_LOG_LOSS = float(np.log(1000))
 
@@ -39,7 +39,7 @@ class Episodes:
         self.proxy, self.plan = proxy, proxy.plan
         self._dense, self._flat = dense, flat
         self._features = None if flat else cluster_features(proxy.task, clustering)
-        self._empty = empty_score(proxy.task, proxy.metric)
+        self._empty = float(proxy.score(np.zeros((1, self.plan.clusters), np.int64))[0])
         self.observation_space = self._space()
         self._begin(size)
 
@@ -77,7 +77,8 @@ class Episodes:
         for place, sample in zip(places.tolist(), samples, strict=True):
             self._samples[place] = sample
             self.score[place] = self._empty
-            self.paid[place] = empty_score(self.proxy.task, self.proxy.metric, sample) if sample else self._empty
+            nothing = np.zeros((1, self.plan.clusters), np.int64)
+            self.paid[place] = self.proxy.score(nothing, samples=[sample])[0] if sample else self._empty
         if self._dense:
             self._evaluate(places[counts.any(1)])
 

@@ -22,7 +22,7 @@ from dsenv.task import SelectionTask
 HEADS = ("logistic", "mlp")
 TOLERANCE = 1e-7  # of the gradient of the mean loss: probabilities are then within about 1e-5 of the optimum's
 MOST_ITERATIONS = 10_000
-STEPS, LEARNING_RATE = 100, 3e-2  # of Adam
+LEARNING_RATE = 1e-2  # of Adam
 
 Vectors = Mapping[str, npt.NDArray[np.floating]]
 
@@ -34,8 +34,9 @@ class ProbeProxy(TrainedProxy):
     penalised, with L-BFGS from W = 0: scikit-learn's ``LogisticRegression(C=1 / regularisation)``. Classes that S lacks
     have no part in it and get probability 0.
 
-    ``mlp`` takes 100 steps of full-batch Adam (arXiv 1412.6980) on the same objective divided by the number of rows,
-    biases not penalised, from the same seeded weights for every selection.
+    ``mlp`` takes a fixed number of steps of full-batch Adam (arXiv 1412.6980) on the same objective divided by the number
+    of rows, biases not penalised, from the same seeded weights for every selection. The steps are few, because with more
+    of them the network learns wrong labels by heart.
 
     Args:
         task: the rows.
@@ -46,6 +47,7 @@ class ProbeProxy(TrainedProxy):
             order of ``task.train`` and ``task.reward``. They are not scaled; a constant is added for the intercept.
         regularisation: above 0; it is weighed against a sum over rows.
         hidden: units of the hidden layer of ``mlp``.
+        steps: of training ``mlp``.
         seed: of the first weights of ``mlp``; nothing is drawn for ``logistic``.
 
     Raises:
@@ -62,17 +64,19 @@ class ProbeProxy(TrainedProxy):
         vectors: Vectors | None = None,
         regularisation: float = 1.0,
         hidden: int = 64,
+        steps: int = 30,
         seed: int = 0,
     ) -> None:
         super().__init__(task, plan, metric, seed)
         self.head = one_of("head", head, HEADS)
         if isinstance(regularisation, bool) or not 0 < regularisation < np.inf:
             raise InputError(f"regularisation {regularisation!r}: allowed are numbers above 0")
-        if isinstance(hidden, bool) or not isinstance(hidden, (int, np.integer)) or hidden < 1:
-            raise InputError(f"hidden {hidden!r}: allowed are whole numbers from 1")
+        for what, value in (("hidden", hidden), ("steps", steps)):
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
+                raise InputError(f"{what} {value!r}: allowed are whole numbers from 1")
         if head == "mlp":
             require("torch", "finetune")
-        self.regularisation, self.hidden = float(regularisation), int(hidden)
+        self.regularisation, self.hidden, self.steps = float(regularisation), int(hidden), int(steps)
         self._vectors = None if vectors is None else _checked(task, vectors)
 
     @property
@@ -85,7 +89,8 @@ class ProbeProxy(TrainedProxy):
                 digest.update(f"{array.shape}".encode())
                 digest.update(np.ascontiguousarray(array, "<f4").tobytes())
             named["vectors"] = digest.hexdigest()
-        return named if self.head == "logistic" else {**named, "hidden": self.hidden, "seed": self.seed}
+        network = {"hidden": self.hidden, "steps": self.steps, "seed": self.seed}
+        return named if self.head == "logistic" else {**named, **network}
 
     def train(self, counts: Ints) -> Doubles | tuple[Doubles, Doubles, Doubles]:
         """Return weights trained on a selection that is not empty; counts (K,).
@@ -141,7 +146,7 @@ class ProbeProxy(TrainedProxy):
         inner, outer, bias = weights = [torch.tensor(w, dtype=torch.float32, requires_grad=True) for w in first]
         features, targets = torch.from_numpy(x), torch.from_numpy(labels)
         optimizer = torch.optim.Adam(weights, lr=LEARNING_RATE)
-        for _ in range(STEPS):
+        for _ in range(self.steps):
             logits = torch.relu(features @ inner) @ outer + bias
             penalty = (inner[:-1] ** 2).sum() + (outer**2).sum()
             loss = torch.nn.functional.cross_entropy(logits, targets) + self.regularisation / (2 * len(x)) * penalty
