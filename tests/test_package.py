@@ -13,9 +13,9 @@ ROOT = Path(__file__).parent.parent
 ORDER = (
     "errors", "files", "progress", "seeding", "stats", "dataset", "encoders", "clustering", "task", "building", "picks",
     "metrics", "selection", "training", "proxies", "proxies.scoring", "proxies.ridge", "proxies.ridge_torch",
-    "proxies.table", "proxies.trained", "proxies.probe", "proxies.finetune", "features", "proxies.surrogate",
-    "proxies.store", "proxies.pool", "synthetic", "rendering", "episodes", "env", "vector_env", "wrappers", "search",
-    "baselines", "evaluation", "finetuning", "cli",
+    "proxies.table", "proxies.trained", "proxies.probe", "proxies.finetune", "features", "proxies.reward_models",
+    "proxies.surrogate", "proxies.store", "proxies.pool", "synthetic", "rendering", "episodes", "env", "vector_env",
+    "wrappers", "search", "baselines", "evaluation", "finetuning", "cli",
 )  # fmt: skip
 EXEMPT = {"__init__", "registration"}  # resolve names lazily; strings only
 TEST_READERS = {

@@ -22,7 +22,8 @@ from dsenv.picks import plan_picks
 from dsenv.proxies import RowSample, empty_score, recipe_digest, sampled_rows
 from dsenv.proxies.finetune import FinetuneProxy
 from dsenv.proxies.probe import ProbeProxy
-from dsenv.proxies.surrogate import MODELS, SurrogateProxy, _set_transformer, mixed_counts
+from dsenv.proxies.reward_models import MODELS, set_transformer
+from dsenv.proxies.surrogate import SurrogateProxy, mixed_counts
 from dsenv.training import Recipe, fit, load_target, predict
 from tests.conftest import tiny_splits
 from tests.test_finetuning import save_encoder
@@ -290,9 +291,9 @@ def test_the_order_of_clusters_means_nothing_to_a_set_transformer(synthetic):
     rng = np.random.default_rng(0)
     x = torch.from_numpy(rng.normal(size=(5, synthetic.plan.clusters, 4)).astype(np.float32))
     order = torch.from_numpy(rng.permutation(synthetic.plan.clusters))
-    turned = _set_transformer(torch, {**weights, "clusters": weights["clusters"][order]}, x[:, order])
-    assert torch.allclose(turned, _set_transformer(torch, weights, x), atol=1e-5)
-    assert not torch.allclose(_set_transformer(torch, weights, x[:, order]), turned, atol=1e-3)
+    turned = set_transformer(torch, {**weights, "clusters": weights["clusters"][order]}, x[:, order])
+    assert torch.allclose(turned, set_transformer(torch, weights, x), atol=1e-5)
+    assert not torch.allclose(set_transformer(torch, weights, x[:, order]), turned, atol=1e-3)
 
 
 def test_mixed_selections_are_different_possible_and_seeded(synthetic, plan):
