@@ -136,6 +136,8 @@ class DataSelectEnv(gym.Env[Any, Any]):
         self.plan = _shared_plan(self.task, clustering, unit, budget, picks)
         self.proxy = self._proxy(proxy, dataset, cache_dir)
         self._share = None if reward_rows is None else RowSample(reward_rows, 0).share
+        if self._share is not None:  # fails here, not at the first reset, where a proxy or the rows do not allow it
+            self.proxy.score(np.zeros((1, self.plan.clusters), np.int64), samples=[RowSample(self._share, 0)])
         self.episodes = Episodes(self.proxy, self.clustering, dense=dense, flat=flat, size=1)
         self.action_space = spaces.Discrete(self.plan.clusters)
         self.observation_space = self.episodes.observation_space

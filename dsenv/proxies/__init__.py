@@ -132,9 +132,8 @@ def recipe_digest(proxy: Proxy) -> str:
     return hashlib.sha256(json.dumps(named, sort_keys=True).encode()).hexdigest()
 
 
-@lru_cache(maxsize=8)
 def make_proxy(name: str, task: SelectionTask, plan: PickPlan, metric: str, dataset: TextDataset | None = None) -> Proxy:
-    """Return a proxy by name with its default settings; the same object for the same arguments.
+    """Return a proxy by name with its default settings; without a dataset, the same object for the same arguments.
 
     Args:
         name: ``ridge``, ``table``, ``probe`` or ``finetune``. A surrogate is trained first, so it is given as an object.
@@ -150,12 +149,17 @@ def make_proxy(name: str, task: SelectionTask, plan: PickPlan, metric: str, data
     if name == "surrogate":
         raise InputError("a surrogate is trained before it serves: give proxy= a trained SurrogateProxy, not its name")
     one_of("proxy", name, PROXIES)
-    if name == "finetune":
-        from dsenv.proxies.finetune import FinetuneProxy
+    if name != "finetune":
+        return _shared(name, task, plan, metric)
+    from dsenv.proxies.finetune import FinetuneProxy
 
-        if dataset is None:
-            raise InputError("proxy 'finetune' trains on texts: give dataset= a TextDataset or its name")
-        return FinetuneProxy(task, plan, metric, dataset)
+    if dataset is None:
+        raise InputError("proxy 'finetune' trains on texts: give dataset= a TextDataset or its name")
+    return FinetuneProxy(task, plan, metric, dataset)
+
+
+@lru_cache(maxsize=8)
+def _shared(name: str, task: SelectionTask, plan: PickPlan, metric: str) -> Proxy:
     if name == "table":
         from dsenv.proxies.table import TableProxy
 
