@@ -186,13 +186,15 @@ def _measure(name: str, given: argparse.Namespace, sizes: dict[str, Any], path: 
         store_block(path, key, block)
 
 
+def cell(found: dict[str, float]) -> str:
+    """Return an estimate with its interval."""
+    return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
+
+
 def table(record: dict[str, Any]) -> str:
     """Return the record as a Markdown table."""
     columns = ["task", "proxy", "Spearman", "better half", "regret", "Spearman, test", "regret, test", "seconds a score"]
     lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
-
-    def cell(found: dict[str, float]) -> str:
-        return f"{found['value']:.2f} [{found['low']:.2f}, {found['high']:.2f}]"
 
     for key, block in record.items():
         task = key.partition(" ")[0]
@@ -204,6 +206,21 @@ def table(record: dict[str, Any]) -> str:
         cells = [task, "the target, another training seed", cell(target["selection"]), "", "", cell(target["test"]), ""]
         lines.append(f"| {' | '.join([*cells, format(target['seconds_per_score'], '.2g')])} |")
     return "\n".join(lines)
+
+
+def short_table(record: dict[str, Any]) -> str:
+    """Return Spearman's correlation on the target's selection rows, one column a task."""
+    blocks = {key.partition(" ")[0]: block for key, block in record.items()}
+    lines = [f"| proxy | {' | '.join(blocks)} | seconds a score |", "|---" * (len(blocks) + 2) + "|"]
+
+    for name in PROXIES:
+        found = [block["proxies"][name] for block in blocks.values()]
+        seconds = np.mean([one["seconds_per_score"] for one in found])
+        lines.append(f"| {' | '.join([name, *(cell(one['spearman']) for one in found), f'{seconds:.2g}'])} |")
+    target = [block["target"] for block in blocks.values()]
+    seconds = np.mean([one["seconds_per_score"] for one in target])
+    cells = ["the target, another training seed", *(cell(one["selection"]) for one in target), f"{seconds:.2g}"]
+    return "\n".join([*lines, f"| {' | '.join(cells)} |"])
 
 
 def draw(record: dict[str, Any], targets: dict[str, Any], path: Path) -> None:

@@ -13,7 +13,7 @@ from dsenv.registration import IDS
 from dsenv.task import SelectionTask
 
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", ROOT / "docs" / "proxies.md")
+PAGES = (ROOT / "README.md", ROOT / "docs" / "agents.md", ROOT / "docs" / "proxies.md")
 
 
 def ids() -> str:
@@ -46,6 +46,7 @@ def rendered() -> dict[str, str]:
         tables[f"learning {key.split()[0]}"] = learning.table(block)
     for block in read_record(RESULTS / "end_to_end.json").values():
         tables[f"end_to_end noise={block['options']['label_noise']}"] = end_to_end.table(block)
+    tables["fidelity short"] = fidelity.short_table(read_record(RESULTS / "fidelity.json"))
     tables["fidelity"] = fidelity.table(read_record(RESULTS / "fidelity.json"))
     tables["throughput"] = throughput.table(read_record(RESULTS / "throughput.json"))
     tables["scaling"] = scaling.table(read_record(RESULTS / "scaling.json"))
