@@ -63,7 +63,9 @@ def build(
     dataset: Annotated[str, typer.Argument(help="a folder, a name below --data-dir, or a hub name 'owner/name'")],
     save: Annotated[Path, typer.Option("--out", help="the task file to write")] = Path("task.npz"),
     data_dir: DataDir = None,
-    encoder: Annotated[str, typer.Option(help="minilm, tfidf, or a sentence-transformers hub name or folder")] = "minilm",
+    encoder: Annotated[
+        str, typer.Option(help="minilm (minilm-fast, minilm-int8), tfidf, or a sentence-transformers hub name or folder")
+    ] = "minilm",
     clusters: Annotated[int | None, typer.Option(help="K (default: 64, or as many as there are rows)")] = None,
     max_rows: Annotated[int, typer.Option(help="larger pools are cut by a stratified sample")] = 60_000,
     reported: Annotated[str, typer.Option(help="accuracy or macro_f1")] = "accuracy",
@@ -224,12 +226,15 @@ def info(path: Annotated[Path, typer.Argument(help="a store of scores")]) -> Non
 
     with ScoreStore(path, write=False) as opened:
         found = opened.info()
-    table = Table("task", "instance", "metric", "proxy", "scores", "samples", "seconds")
+    named = (Column(name, no_wrap=True) for name in ("recipe", "task", "metric", "proxy"))
+    table = Table(*named, "scores", "samples", "seconds")
     for held in found.recipes:
-        cells = [str(held.facts.get(name, "?")) for name in ("task", "instance", "metric")]
-        recipe = json.dumps(held.facts.get("recipe", f"{held.recipe[:12]}, not described"))
-        table.add_row(*cells, recipe, str(held.scores), str(held.samples), f"{held.seconds:.0f}")
+        cells = [str(held.facts.get(name, "?")) for name in ("task", "metric")]
+        proxy = str(held.facts.get("recipe", {}).get("proxy", "?"))
+        table.add_row(held.recipe[:8], *cells, proxy, str(held.scores), str(held.samples), f"{held.seconds:.0f}")
     out.print(table)
+    for held in found.recipes:
+        out.print(f"{held.recipe[:8]}: {json.dumps(held.facts)}", soft_wrap=True, markup=False, highlight=False)
     out.print(f"{path}: {found.scores} scores, {found.damaged} damaged entries, {found.bytes} bytes", soft_wrap=True)
 
 
