@@ -33,7 +33,8 @@ from dsenv.proxies import Proxy
 from dsenv.proxies.finetune import FinetuneProxy
 from dsenv.proxies.probe import ProbeProxy
 from dsenv.proxies.ridge import RidgeProxy
-from dsenv.proxies.store import ScoreStore, StoredProxy
+from dsenv.proxies.store import ScoreStore
+from dsenv.proxies.stored import StoredProxy
 from dsenv.proxies.surrogate import SurrogateProxy
 from dsenv.seeding import generator
 from dsenv.stats import Interval
@@ -127,7 +128,7 @@ def score(
     scores = proxy.score(counts)
     seconds = (time.perf_counter() - started) / len(counts)
     if isinstance(proxy, StoredProxy) and proxy.hits:
-        seconds = float(np.mean(store.seconds(proxy)))
+        seconds = proxy.seconds_per_score
     found: dict[str, Any] = {"scores": scores.tolist(), "seconds_to_make": made, "seconds_per_score": seconds}
     if isinstance(proxy, SurrogateProxy):
         found |= {"hold_out_r2": proxy.hold_out_r2, "hold_out_spearman": proxy.hold_out_spearman}

@@ -27,7 +27,7 @@ _PUBLIC = {
     "SB3VecEnv": "wrappers",
     "make_proxy": "proxies",
     "SurrogateProxy": "proxies.surrogate",
-    "StoredProxy": "proxies.store",
+    "StoredProxy": "proxies.stored",
     "PooledProxy": "proxies.pool",
     "Selection": "selection",
     "select": "search",

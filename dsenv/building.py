@@ -13,17 +13,18 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from dsenv.blocks import VectorRows, row_blocks
 from dsenv.clustering import cluster_kmeans, cluster_stratified
 from dsenv.dataset import SPLITS, Ints, TextDataset, stratified_sample
-from dsenv.encoders import Encoder, VectorRows, Vectors, encode, row_blocks
-from dsenv.errors import InputError, one_of, require
+from dsenv.encoders import Encoder, encode
+from dsenv.errors import InputError, one_of
+from dsenv.reduction import Dequantised, Part, checked_vectors, reduce_vectors
 from dsenv.seeding import generator
 from dsenv.task import (
     CLUSTERINGS,
@@ -44,66 +45,6 @@ log = logging.getLogger(__name__)
 DIMENSIONS = 64
 CLUSTERS = 64
 MAX_TRAINING_ROWS = 60_000
-
-
-@dataclass(frozen=True)
-class _Part:
-    """One split, as building sees it.
-
-    Attributes:
-        split: its name.
-        vectors: of all its rows.
-        labels: (n,) class ids.
-        strata: (n,) ids of the groups that a draw is stratified by.
-        sources: n names, or None.
-        chosen: the rows that are used, ascending; None: all.
-        read: the numbers of the used rows in ``vectors``, where those hold others too.
-    """
-
-    split: str
-    vectors: VectorRows
-    labels: Ints
-    strata: Ints
-    sources: Sequence[str] | None = None
-    chosen: Ints | None = None
-    read: Ints | None = None
-
-    @property
-    def used(self) -> int:
-        return len(self.labels) if self.chosen is None else len(self.chosen)
-
-    def blocks(self) -> Iterator[tuple[slice, npt.NDArray[np.float64]]]:
-        """Yield the used rows' vectors with their places among the used rows.
-
-        Raises:
-            InputError: for a vector that is not finite.
-        """
-        for part in row_blocks(self.used):
-            yield part, self._block(part)
-
-    def _block(self, part: slice) -> npt.NDArray[np.float64]:
-        block = np.asarray(self.vectors[part] if self.read is None else self.vectors[self.read[part]], np.float32)
-        finite = np.isfinite(block).all(axis=1)
-        if not finite.all():
-            row = part.start + int(np.argmin(finite))
-            row = row if self.read is None else int(self.read[row])
-            raise InputError(f"vectors of {self.split!r} hold NaN or infinity, first in row {row}")
-        return block.astype(np.float64)
-
-
-@dataclass(frozen=True)
-class _Dequantised:
-    """Reduced vectors as the task's features will be, made when rows are asked for."""
-
-    stored: npt.NDArray[np.int8]
-    scale: Vectors
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.stored.shape
-
-    def __getitem__(self, rows: Any) -> Vectors:
-        return np.asarray(self.stored[rows] * self.scale)
 
 
 def build_task(
@@ -140,33 +81,28 @@ def build_task(
     splits = dataset.splits
     sizes = {split: len(rows) for split, rows in splits.items()}
     _check_sizes(sizes, reported, dimensions, max_rows, len(dataset.class_names))
-    chosen = _pool_rows(dataset.train.strata, max_rows, seed)
-    clusters = _checked_clusters(clusters, sizes["train"] if chosen is None else len(chosen))
-    read = chosen
+    chosen, clusters = _pool(dataset.train.strata, max_rows, clusters, seed)
     if vectors is None:
         named = encoder if isinstance(encoder, str) else encoder.identity
         with _stage(dataset.name, "encode"):
             vectors = encode(dataset, encoder, train_rows=chosen, cache_dir=cache_dir)
-        read = None
     else:
-        named = "own vectors"
-        vectors = _checked_vectors(vectors, sizes)
-    parts = [
-        _Part(split, vectors[split], rows.labels, rows.strata, rows.sources, *((chosen, read) if split == "train" else ()))
-        for split, rows in splits.items()
-    ]
+        named, vectors = "own vectors", checked_vectors(vectors, sizes)
+    stated = {str(source.get("licence_as_stated", "none stated")) for source in dataset.meta.get("sources") or []}
     facts = {
         "name": dataset.name,
         "title": dataset.meta.get("title", dataset.name),
         "sources": dataset.meta.get("sources", []),
-        "licences": _licences(dataset.meta),
+        "licences": "; ".join(sorted(stated)) or str(dataset.meta.get("licence", "none stated")),
         "derivation": dataset.derivation,
         "class_names": list(dataset.class_names),
         "fingerprint": dataset.fingerprint,
         "encoder": named,
         "reported": reported,
     }
-    return _build(parts, facts, clusters, dimensions, seed)
+    labels = {split: rows.labels for split, rows in splits.items()}
+    sources = [rows.sources for rows in splits.values()]
+    return _build(facts, vectors, labels, sources, dataset.validation.strata, chosen, clusters, dimensions, seed)
 
 
 def build_task_from_vectors(
@@ -215,29 +151,14 @@ def build_task_from_vectors(
     sizes = {split: len(found) for split, found in ids.items()}
     most = sizes["train"] if max_rows is None else max_rows
     _check_sizes(sizes, reported, dimensions, most, len(names))
-    vectors = _checked_vectors(vectors, sizes)
+    vectors = checked_vectors(vectors, sizes)
     given = {split: _checked_sources(split, sources, size) for split, size in sizes.items()}
-    strata = {split: _strata(found, given[split]) for split, found in ids.items()}
-    chosen = _pool_rows(strata["train"], most, seed)
-    clusters = _checked_clusters(clusters, sizes["train"] if chosen is None else len(chosen))
-    parts = [
-        _Part(split, vectors[split], ids[split], strata[split], given[split], *((chosen, chosen) if split == "train" else ()))
-        for split in SPLITS
-    ]
+    chosen, clusters = _pool(_strata(ids["train"], given["train"]), most, clusters, seed)
     with _stage(name, "fingerprint"):
         fingerprint = fingerprint_vectors(vectors, ids)
-    facts = {
-        "name": name,
-        "title": name,
-        "sources": [],
-        "licences": "none stated",
-        "derivation": {},
-        "class_names": names,
-        "fingerprint": fingerprint,
-        "encoder": encoder,
-        "reported": reported,
-    }
-    return _build(parts, facts, clusters, dimensions, seed)
+    facts = {"name": name, "class_names": names, "fingerprint": fingerprint, "encoder": encoder, "reported": reported}
+    strata = _strata(ids["validation"], given["validation"])
+    return _build(facts, vectors, ids, [*given.values()], strata, chosen, clusters, dimensions, seed)
 
 
 def fingerprint_vectors(vectors: Mapping[str, VectorRows], labels: Mapping[str, npt.ArrayLike]) -> str:
@@ -267,57 +188,60 @@ def compare_tasks(ours: SelectionTask, theirs: SelectionTask) -> dict[str, float
         or ours.train_rows.tolist() != theirs.train_rows.tolist()
     ):
         raise InputError(f"tasks {ours.name!r} and {theirs.name!r} were built from different rows: nothing to compare")
-    report: dict[str, float | bool] = {"same_digest": ours.digest == theirs.digest}
-    for name in CLUSTERINGS:
-        same = ours.clustering(name).cluster == theirs.clustering(name).cluster
-        report[f"same_cluster_{name}"] = float(same.mean())
     if ours.train.features.shape != theirs.train.features.shape:
         raise InputError(f"tasks {ours.name!r} and {theirs.name!r} have different dimensions")
-    report["largest_difference"] = float(np.abs(ours.train.features - theirs.train.features).max())
-    return report
+    same = {name: ours.clustering(name).cluster == theirs.clustering(name).cluster for name in CLUSTERINGS}
+    return {
+        "same_digest": ours.digest == theirs.digest,
+        **{f"same_cluster_{name}": float(rows.mean()) for name, rows in same.items()},
+        "largest_difference": float(np.abs(ours.train.features - theirs.train.features).max()),
+    }
 
 
-def _build(parts: list[_Part], facts: dict[str, Any], clusters: int, dimensions: int, seed: int) -> SelectionTask:
-    """Make the task of three splits: train, validation, test."""
+def _build(
+    facts: dict[str, Any],
+    vectors: Mapping[str, VectorRows],
+    labels: Mapping[str, Ints],
+    sources: Sequence[Sequence[str] | None],
+    strata: Ints,
+    chosen: Ints | None,
+    clusters: int,
+    dimensions: int,
+    seed: int,
+) -> SelectionTask:
+    """Make the task of three splits, in the order of ``SPLITS``; the strata are validation's, the chosen rows training's."""
+    # An encoder was given the chosen rows alone.
+    read = chosen if vectors["train"].shape[0] == len(labels["train"]) else None
+    parts = [Part(split, vectors[split], read if split == "train" else None) for split in SPLITS]
     train, validation, test = parts
     name = facts["name"]
     with _stage(name, "reduce"):
-        quantised, scale, explained = _reduce(parts, dimensions)
-    own_labels = train.labels if train.chosen is None else train.labels[train.chosen]
-    reduced = _Dequantised(quantised[: train.used], scale)
+        quantised, scale, explained = reduce_vectors(parts, dimensions)
+    own_labels = labels["train"] if chosen is None else labels["train"][chosen]
+    reduced = Dequantised(quantised[: len(train)], scale)
     with _stage(name, "cluster"):
         clusterings = {
             "stratified": cluster_stratified(reduced, own_labels, clusters, seed),
             "kmeans": cluster_kmeans(reduced, clusters, seed),
         }
     with _stage(name, "assemble"):
-        labels = np.concatenate([own_labels, validation.labels, test.labels])
-        pool_sources = train.sources
-        if pool_sources is not None and train.chosen is not None:
-            pool_sources = [pool_sources[row] for row in train.chosen.tolist()]
-        source_names, sources = _source_ids([pool_sources, validation.sources, test.sources], len(labels))
-        cut = cut_validation(validation.strata, generator(seed, "cut"))
-        split = np.concatenate([np.full(train.used, TRAIN, np.int8), cut, np.full(test.used, TEST, np.int8)])
+        source_names, source_ids = _source_ids(sources, chosen, sum(map(len, parts)))
+        cut = cut_validation(strata, generator(seed, "cut"))
         arrays: Arrays = {
             "vectors": quantised,
             "column_scale": scale,
-            "labels": small_ints(labels),
-            "sources": small_ints(sources),
-            "split": split,
-            "train_rows": (np.arange(train.used) if train.chosen is None else train.chosen).astype(np.int32),
+            "labels": small_ints(np.concatenate([own_labels, labels["validation"], labels["test"]])),
+            "sources": small_ints(source_ids),
+            "split": np.concatenate([np.full(len(train), TRAIN, np.int8), cut, np.full(len(test), TEST, np.int8)]),
+            "train_rows": (np.arange(len(train)) if chosen is None else chosen).astype(np.int32),
         }
         for kind in CLUSTERINGS:
             add_clustering(arrays, kind, clusterings[kind])
         metadata = {
-            **facts,
+            **{"title": name, "sources": [], "licences": "none stated", "derivation": {}, **facts},
             "format": FORMAT,
             "source_names": source_names,
-            "rows": {
-                "train": len(train.labels),
-                "pool": train.used,
-                "validation": validation.used,
-                "test": test.used,
-            },
+            "rows": {"train": len(labels["train"]), "pool": len(train), "validation": len(validation), "test": len(test)},
             "explained_variance": round(explained, 6),
             "regularisation": REGULARISATION,
             "clusterings": list(CLUSTERINGS),
@@ -325,8 +249,7 @@ def _build(parts: list[_Part], facts: dict[str, Any], clusters: int, dimensions:
             "seed": seed,
             "versions": _versions(),
         }
-        task = SelectionTask(arrays, metadata)
-    return task
+        return SelectionTask(arrays, metadata)
 
 
 @contextmanager
@@ -346,31 +269,14 @@ def _check_sizes(sizes: Mapping[str, int], reported: str, dimensions: int, max_r
         raise InputError(f"validation has {sizes['validation']} row: at least 2 are cut into the reward and selection halves")
 
 
-def _pool_rows(strata: Ints, max_rows: int, seed: int) -> Ints | None:
-    """The rows of a pool above ``max_rows``, ascending, or None: all."""
-    return stratified_sample(strata, max_rows, generator(seed, "pool")) if len(strata) > max_rows else None
-
-
-def _checked_clusters(clusters: int | None, rows: int) -> int:
+def _pool(strata: Ints, max_rows: int, clusters: int | None, seed: int) -> tuple[Ints | None, int]:
+    """Return the rows of a pool above ``max_rows``, ascending, or None: all; and the number of clusters."""
+    chosen = stratified_sample(strata, max_rows, generator(seed, "pool")) if len(strata) > max_rows else None
+    rows = len(strata) if chosen is None else len(chosen)
     clusters = min(CLUSTERS, rows) if clusters is None else clusters
     if not 1 <= clusters <= rows:
         raise InputError(f"{clusters} clusters of {rows} training rows: allowed are 1 to {rows}")
-    return clusters
-
-
-def _checked_vectors(vectors: Mapping[str, VectorRows], sizes: Mapping[str, int]) -> dict[str, VectorRows]:
-    found: dict[str, VectorRows] = {}
-    for split, wanted in sizes.items():
-        if split not in vectors:
-            raise InputError(f"vectors have no {split!r} split; found: {', '.join(vectors)}")
-        rows = vectors[split]
-        rows = rows if hasattr(rows, "shape") else np.asarray(rows, np.float32)
-        if len(rows.shape) != 2 or rows.shape[0] != wanted:
-            raise InputError(f"vectors of {split!r} have the shape {tuple(rows.shape)}; allowed is ({wanted}, d)")
-        found[split] = rows
-    if len({rows.shape[1] for rows in found.values()}) != 1:
-        raise InputError(f"vectors have different widths: { {split: rows.shape[1] for split, rows in found.items()} }")
-    return found
+    return chosen, clusters
 
 
 def _checked_labels(split: str, labels: Mapping[str, npt.ArrayLike]) -> Ints:
@@ -389,8 +295,8 @@ def _checked_labels(split: str, labels: Mapping[str, npt.ArrayLike]) -> Ints:
 def _checked_sources(split: str, sources: Mapping[str, Sequence[str]] | None, rows: int) -> Sequence[str] | None:
     if sources is None:
         return None
-    if split not in sources or len(sources[split]) != rows:
-        found = len(sources[split]) if split in sources else "no"
+    found = len(sources[split]) if split in sources else "no"
+    if found != rows:
         raise InputError(f"{split!r} has {found} sources; allowed is one for each of its {rows} rows")
     return sources[split]
 
@@ -403,109 +309,17 @@ def _strata(labels: Ints, sources: Sequence[str] | None) -> Ints:
     return np.asarray(labels * len(names) + ids)
 
 
-def _reduce(parts: list[_Part], dimensions: int) -> tuple[npt.NDArray[np.int8], Vectors, float]:
-    """PCA fitted on training rows, scaled so that the first component has unit variance, int8 with a scale a column.
-
-    Returns:
-        The (rows, d) vectors of all splits, the (d,) scales, and the share of the variance that is kept.
-    """
-    train = parts[0]
-    mean, components, explained = _principal_components(train, dimensions)
-    shift = mean[None, :] @ components.T
-
-    def project(block: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        reduced = block @ components.T
-        reduced -= shift
-        return np.asarray(reduced)
-
-    largest = np.zeros(len(components))
-    first = _Spread()
-    for _, block in train.blocks():
-        reduced = project(block)
-        np.maximum(largest, np.maximum(reduced.max(axis=0), -reduced.min(axis=0)), out=largest)
-        first.add(reduced[:, 0])
-    spread = first.deviation
-    largest /= spread
-    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-    quantised = np.empty((sum(part.used for part in parts), len(components)), np.int8)
-    start = 0
-    for part in parts:
-        for rows, block in part.blocks():
-            reduced = project(block)
-            reduced /= spread
-            reduced /= scale
-            np.clip(np.rint(reduced, out=reduced), -127, 127, out=reduced)
-            quantised[start + rows.start : start + rows.stop] = reduced
-        start += part.used
-    return quantised, scale, explained
-
-
-class _Spread:
-    """The standard deviation of numbers that come in parts (Chan, Golub and LeVeque 1979, equation 2.1)."""
-
-    def __init__(self) -> None:
-        self.count, self.mean, self.squares = 0, 0.0, 0.0
-
-    def add(self, values: npt.NDArray[np.float64]) -> None:
-        count, mean = len(values), float(values.mean())
-        total, difference = self.count + count, mean - self.mean
-        self.squares += float(((values - mean) ** 2).sum()) + difference**2 * self.count * count / total
-        self.mean = mean if self.count == 0 else self.mean + difference * count / total
-        self.count = total
-
-    @property
-    def deviation(self) -> float:
-        return float(np.sqrt(self.squares / self.count))
-
-
-def _principal_components(train: _Part, dimensions: int) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], float]:
-    """Return the mean (D,), the components (d, D), and the share of the variance that they keep.
-
-    The covariance is summed over blocks and its eigenvectors are taken, as scikit-learn's ``covariance_eigh`` does for
-    rows in memory: one block gives the same bits, which the digests of all tasks so far depend on. Where there are fewer
-    rows than columns, scikit-learn does it.
-    """
-    width = train.vectors.shape[1]
-    rows = train.used
-    kept = min(dimensions, width, max(1, rows - 1))
-    total = np.zeros(width)
-    gram = np.zeros((width, width))
-    lowest, highest = np.full(width, np.inf), np.full(width, -np.inf)
-    for _, block in train.blocks():
-        np.minimum(lowest, block.min(axis=0), out=lowest)
-        np.maximum(highest, block.max(axis=0), out=highest)
-        if rows > width:
-            total += block.sum(axis=0)
-            gram += block.T @ block
-    if not (highest - lowest).max() > 0:
-        raise InputError("all training vectors are the same: nothing can be clustered")
-    if rows <= width:
-        decomposition = require("sklearn.decomposition", "build")
-        data = np.concatenate([block for _, block in train.blocks()])
-        pca: Any = decomposition.PCA(kept, svd_solver="full").fit(data)
-        return pca.mean_, pca.components_, float(pca.explained_variance_ratio_.sum())
-    mean = total / rows
-    gram -= rows * mean[:, None] * mean[None, :]
-    gram /= rows - 1
-    values, vectors = np.linalg.eigh(gram)
-    values, components = np.maximum(values[::-1], 0), vectors[:, ::-1].T
-    largest = components[np.arange(width), np.abs(components).argmax(axis=1)]
-    components = (components * np.sign(largest)[:, None])[:kept].copy()
-    return mean, components, float((values / values.sum())[:kept].sum())
-
-
-def _source_ids(columns: list[Sequence[str] | None], rows: int) -> tuple[list[str], Ints]:
-    if any(column is None for column in columns):
+def _source_ids(columns: Sequence[Sequence[str] | None], chosen: Ints | None, rows: int) -> tuple[list[str], Ints]:
+    """Return the names of the sources, and the source of every used row, -1 where a split has none."""
+    known = [column for column in columns if column is not None]
+    if len(known) < len(columns):
         return [], np.full(rows, -1)
-    values = [value for column in columns for value in column or ()]
+    if chosen is not None:
+        known[0] = [known[0][row] for row in chosen.tolist()]
+    values = [value for column in known for value in column]
     names = sorted(set(values))
     ids = {name: number for number, name in enumerate(names)}
     return names, np.array([ids[value] for value in values])
-
-
-def _licences(meta: Mapping[str, Any]) -> str:
-    stated = {str(source.get("licence_as_stated", "none stated")) for source in meta.get("sources") or []}
-    return "; ".join(sorted(stated)) or str(meta.get("licence", "none stated"))
 
 
 def _versions() -> dict[str, str]:

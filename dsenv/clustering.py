@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dsenv.blocks import VectorRows, row_blocks
 from dsenv.dataset import Ints
-from dsenv.encoders import VectorRows, row_blocks
 from dsenv.errors import InputError, require
 from dsenv.seeding import generator
 

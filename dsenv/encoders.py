@@ -7,7 +7,7 @@ import importlib
 import importlib.util
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,33 +37,6 @@ PACKAGED: dict[str, dict[str, str]] = {
     "minilm-fast": {"batching": "tokens"},
     "minilm-int8": {"precision": "int8", "batching": "tokens"},
 }
-ONE_BLOCK_ROWS = 2**17
-BLOCK_ROWS = 2**15
-
-
-class VectorRows(Protocol):
-    """Vectors read a few rows at a time: an array, a memory-mapped file, anything with a shape that takes slices.
-
-    It takes arrays of row numbers too where only some rows are used.
-    """
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """(n, d)."""
-
-    def __getitem__(self, rows: Any, /) -> npt.NDArray[Any]:
-        """Return the vectors of a slice or an array of row numbers."""
-
-
-def row_blocks(rows: int) -> Iterator[slice]:
-    """Yield the parts in which ``rows`` rows are worked on, so that memory is bounded.
-
-    Up to ``ONE_BLOCK_ROWS`` rows are one part: sums over several parts differ from those in one go in the last bits, and
-    a task of that size must keep the digest it has always had.
-    """
-    step = rows if rows <= ONE_BLOCK_ROWS else BLOCK_ROWS
-    for start in range(0, rows, max(step, 1)):
-        yield slice(start, min(start + step, rows))
 
 
 class Encoder(Protocol):

@@ -18,7 +18,8 @@ from dsenv.files import cache_folder
 from dsenv.metrics import METRICS
 from dsenv.picks import PickPlan, plan_picks
 from dsenv.proxies import Proxy, RowSample, make_proxy, rows_digest
-from dsenv.proxies.store import ScoreStore, StoredProxy
+from dsenv.proxies.store import ScoreStore
+from dsenv.proxies.stored import StoredProxy
 from dsenv.synthetic import synthetic_task
 from dsenv.task import REPORTED, SelectionTask, load_bundled
 

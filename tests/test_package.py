@@ -11,11 +11,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # The order in which the data walks through the house: a module imports only modules above it.
 ORDER = (
-    "errors", "files", "progress", "seeding", "stats", "dataset", "encoders", "clustering", "task", "building", "picks",
-    "metrics", "selection", "training", "proxies", "proxies.scoring", "proxies.ridge", "proxies.ridge_torch",
-    "proxies.table", "proxies.trained", "proxies.probe", "proxies.finetune", "features", "proxies.reward_models",
-    "proxies.surrogate", "proxies.store", "proxies.pool", "synthetic", "rendering", "episodes", "env", "vector_env",
-    "wrappers", "search", "baselines", "evaluation", "finetuning", "cli",
+    "errors", "files", "progress", "seeding", "stats", "dataset", "blocks", "encoders", "clustering", "task", "reduction",
+    "building", "picks", "metrics", "selection", "training", "proxies", "proxies.scoring", "proxies.ridge",
+    "proxies.ridge_torch", "proxies.table", "proxies.trained", "proxies.probe", "proxies.finetune", "features",
+    "proxies.reward_models", "proxies.surrogate", "proxies.entries", "proxies.store", "proxies.stored", "proxies.pool",
+    "synthetic", "rendering", "episodes", "env", "vector_env", "wrappers", "search", "baselines", "evaluation",
+    "finetuning", "cli",
 )  # fmt: skip
 EXEMPT = {"__init__", "registration"}  # resolve names lazily; strings only
 TEST_READERS = {

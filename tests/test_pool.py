@@ -14,9 +14,11 @@ import pytest
 from dsenv.errors import DsenvError, InputError, MissingExtraError
 from dsenv.picks import plan_picks
 from dsenv.proxies import RowSample, recipe_digest
+from dsenv.proxies.entries import name_selection
 from dsenv.proxies.pool import PooledProxy
 from dsenv.proxies.ridge import RidgeProxy
-from dsenv.proxies.store import ScoreStore, StoredProxy, name_selection
+from dsenv.proxies.store import ScoreStore
+from dsenv.proxies.stored import StoredProxy
 from dsenv.synthetic import synthetic_task
 from tests.test_store import ROOT, TinyProxy, selections
 
@@ -103,7 +105,7 @@ def test_a_killed_worker_is_replaced(tmp_path):
         expected = TinyProxy().score(counts)
         assert all(expected[number] == value for number, value in found)
         # Also one that has nothing to do when it is killed.
-        os.kill(pool._team._workers[0]._loaded.result(), signal.SIGKILL)
+        os.kill(pool._team._workers[0].loaded.result(), signal.SIGKILL)
         time.sleep(0.2)
         np.testing.assert_array_equal(pool.score(counts), expected)
 
@@ -152,7 +154,7 @@ def sweep(folder):
     with PooledProxy(TinyProxy(seconds=0.1), "process", workers=2) as pool, ScoreStore(folder / "s.db") as store:
         for n, _ in enumerate(StoredProxy(pool, store).score_each(counts)):
             if n == 4:
-                pids = [worker._loaded.result() for worker in pool._team._workers]
+                pids = [worker.loaded.result() for worker in pool._team._workers]
                 (folder / "pids").write_text(" ".join(map(str, pids)))
 
 

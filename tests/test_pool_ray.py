@@ -17,8 +17,10 @@ import numpy as np
 import pytest
 
 from dsenv.errors import DsenvError, InputError
+from dsenv.proxies.entries import name_selection
 from dsenv.proxies.pool import PooledProxy
-from dsenv.proxies.store import ScoreStore, StoredProxy, name_selection
+from dsenv.proxies.store import ScoreStore
+from dsenv.proxies.stored import StoredProxy
 from tests.test_pool import FragileProxy
 from tests.test_store import ROOT, TinyProxy, selections
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import scaling
-from dsenv import clustering, encoders
+from dsenv import blocks, clustering, encoders
 from dsenv.building import build_task, build_task_from_vectors, fingerprint_vectors
 from dsenv.clustering import cluster_kmeans, cluster_stratified
 from dsenv.encoders import PACKAGED, SentenceEncoder, encode
@@ -19,8 +19,8 @@ SPLIT_ROWS = {"train": 600, "validation": 80, "test": 60}
 
 
 def small_blocks(monkeypatch, one_block, block):
-    monkeypatch.setattr(encoders, "ONE_BLOCK_ROWS", one_block)
-    monkeypatch.setattr(encoders, "BLOCK_ROWS", block)
+    monkeypatch.setattr(blocks, "ONE_BLOCK_ROWS", one_block)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", block)
 
 
 def own_vectors(rows=SPLIT_ROWS, width=12, classes=3, dtype=np.float32):

@@ -20,8 +20,10 @@ from dsenv.errors import InputError, StoreError
 from dsenv.picks import plan_picks
 from dsenv.proxies import RowSample
 from dsenv.proxies import store as store_module
+from dsenv.proxies.entries import Description, Entry, Key, pack_counts, unpack_counts
 from dsenv.proxies.ridge import RidgeProxy, fit_ridge
-from dsenv.proxies.store import Description, Entry, Key, ScoreStore, StoredProxy, pack_counts, unpack_counts
+from dsenv.proxies.store import ScoreStore
+from dsenv.proxies.stored import StoredProxy
 from dsenv.proxies.trained import TrainedProxy
 from dsenv.synthetic import synthetic_task
 
@@ -115,6 +117,8 @@ def test_scores_come_back_and_are_computed_once(tmp_path):
         (held,) = store.info().recipes
         assert (held.scores, held.samples, held.task) == (10, 0, proxy.task.digest) and held.seconds > 0
         assert held.facts["recipe"] == {"name": "tiny", "seed": 0} and held.facts["task"] == "synthetic"
+        assert stored.seconds_per_score == held.seconds / 10
+        assert np.isnan(StoredProxy(TinyProxy(seed=1), store).seconds_per_score)
     assert [path.name for path in (tmp_path / "new folder").iterdir()] == ["scores.db"]
 
 

@@ -24,7 +24,8 @@ from dsenv.errors import DsenvError, InputError, one_of, require
 from dsenv.metrics import Doubles
 from dsenv.progress import track
 from dsenv.proxies import Memory, Proxy, RowSample
-from dsenv.proxies.store import check_samples, name_selection
+from dsenv.proxies.entries import name_selection
+from dsenv.proxies.stored import check_samples
 
 EXECUTORS = ("local", "process", "ray")
 SWEEP = 4
@@ -68,10 +69,9 @@ class PooledProxy:
         address: str | None = None,
     ) -> None:
         self.executor = one_of("executor", executor, EXECUTORS)
-        if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
-            raise InputError(f"workers {workers!r}: allowed are whole numbers from 1")
-        if isinstance(retries, bool) or not isinstance(retries, int) or retries < 0:
-            raise InputError(f"retries {retries!r}: allowed are whole numbers from 0")
+        for name, value, least in (("workers", 1 if workers is None else workers, 1), ("retries", retries, 0)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise InputError(f"{name} {value!r}: allowed are whole numbers from {least}")
         if gpus_per_worker < 0 or (gpus_per_worker > 1 and gpus_per_worker != int(gpus_per_worker)):
             raise InputError(f"gpus_per_worker {gpus_per_worker!r}: allowed are whole numbers from 0 and shares of one GPU")
         if executor == "ray":
@@ -86,11 +86,7 @@ class PooledProxy:
         return self.proxy.recipe
 
     def score(
-        self,
-        counts: npt.NDArray[np.integer],
-        *,
-        memory: Memory | None = None,
-        samples: Sequence[RowSample] | None = None,
+        self, counts: npt.NDArray[np.integer], *, memory: Memory | None = None, samples: Sequence[RowSample] | None = None
     ) -> Doubles:
         """Return Φ of a batch of selections; counts (B, K) -> (B,). As in ``Proxy``.
 
@@ -141,22 +137,6 @@ class PooledProxy:
         return {**self.__dict__, "_team": None}
 
 
-class _Worker(ABC):
-    """A copy of the proxy elsewhere."""
-
-    @abstractmethod
-    def load(self) -> Future[Any]:
-        """Bring the proxy there."""
-
-    @abstractmethod
-    def submit(self, work: Work) -> Future[Any]:
-        """Begin to score one selection."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """End it, whatever it does."""
-
-
 class _Team(ABC):
     """Workers with at most one selection each, so that it is known which selection a dead worker had.
 
@@ -170,15 +150,22 @@ class _Team(ABC):
 
     def __init__(self, retries: int) -> None:
         self._retries = retries
-        self._workers: list[_Worker] = []
+        self._workers: list[_Process | _Actor] = []
         self._idle: list[int] = []
-        self._busy: dict[Future[Any], int] = {}
-        self._loading: set[Future[Any]] = set()
+        self._busy: dict[Future[Any], tuple[int, bool]] = {}  # whose place, and whether it brings the proxy there
         self._active = False
 
     @abstractmethod
-    def _begin(self, place: int) -> _Worker:
+    def _begin(self, place: int) -> _Process | _Actor:
         """Return a new worker."""
+
+    def _own(self, error: BaseException) -> BaseException:
+        """Return the proxy's own error behind one of its worker."""
+        return error
+
+    def close(self) -> None:
+        """End all workers, and what was started for them."""
+        self._dismiss()
 
     def score_each(self, work: Sequence[Work]) -> Iterator[tuple[int, float]]:
         """Yield (number, score) of every piece of work once.
@@ -196,33 +183,31 @@ class _Team(ABC):
 
     def _score_each(self, work: Sequence[Work]) -> Iterator[tuple[int, float]]:
         while len(self._workers) < min(self.size, len(work)):
-            self._workers.append(self._begin(len(self._workers)))
-            self._load(len(self._workers) - 1)
+            self._start(len(self._workers))
         waiting = deque(range(len(work)))
         running: dict[Future[Any], int] = {}
         lost: Counter[int | None] = Counter()
         known: list[tuple[int, float]] = []
-        while waiting or running or known:
+        while True:
             while waiting and self._idle:
                 place, number = self._idle.pop(), waiting.popleft()
                 future = self._workers[place].submit(work[number])
-                self._busy[future], running[future] = place, number
-            yield from known
+                self._busy[future], running[future] = (place, False), number
+            yield from known  # with every worker at work
             known.clear()
             if not (waiting or running):
                 return
             failure: BaseException | None = None
             dismissed = False
             for future in wait(self._busy, return_when=FIRST_COMPLETED).done:
-                place, done, error = self._busy.pop(future), running.pop(future, None), future.exception()
-                loaded = future in self._loading
-                self._loading.discard(future)
+                (place, loaded), done, error = self._busy.pop(future), running.pop(future, None), future.exception()
                 if isinstance(error, self.deaths):
                     lost[done] += 1
                     if lost[done] > self._retries:
-                        failure, dismissed = self._too_many(None if done is None else work[done], lost[done], error), True
+                        failure, dismissed = _too_many(None if done is None else work[done], lost[done], error), True
                         continue
-                    self._replace(place)
+                    self._workers[place].close()
+                    self._start(place)
                     if done is not None:
                         waiting.append(done)
                 elif loaded and error is not None:
@@ -241,40 +226,29 @@ class _Team(ABC):
                 yield from known
                 raise failure
 
-    def close(self) -> None:
-        """End all workers, and what was started for them."""
-        self._dismiss()
+    def _start(self, place: int) -> None:
+        """Begin a worker in a place that is new, or whose worker is gone."""
+        worker = self._begin(place)
+        self._workers[place : place + 1] = [worker]
+        self._busy[worker.loaded] = place, True
 
     def _dismiss(self) -> None:
         for worker in self._workers:
             worker.close()
-        for kept in (self._workers, self._idle, self._busy, self._loading):
+        for kept in (self._workers, self._idle, self._busy):
             kept.clear()
 
-    def _own(self, error: BaseException) -> BaseException:
-        """Return the proxy's own error behind one of its worker."""
-        return error
 
-    def _load(self, place: int) -> None:
-        future = self._workers[place].load()
-        self._busy[future] = place
-        self._loading.add(future)
-
-    def _replace(self, place: int) -> None:
-        self._workers[place].close()
-        self._workers[place] = self._begin(place)
-        self._load(place)
-
-    def _too_many(self, work: Work | None, times: int, error: BaseException) -> DsenvError:
-        if work is None:
-            return DsenvError(
-                f"workers died {times} times while they started ({error}): a script starts its work below "
-                'if __name__ == "__main__":, and the proxy must fit into memory once for each worker'
-            )
+def _too_many(work: Work | None, times: int, error: BaseException) -> DsenvError:
+    if work is None:
         return DsenvError(
-            f"{name_selection(work[0])} lost its worker {times} times ({error}): something killed it, for want of memory "
-            "perhaps; try fewer workers"
+            f"workers died {times} times while they started ({error}): a script starts its work below "
+            'if __name__ == "__main__":, and the proxy must fit into memory once for each worker'
         )
+    return DsenvError(
+        f"{name_selection(work[0])} lost its worker {times} times ({error}): something killed it, for want of memory "
+        "perhaps; try fewer workers"
+    )
 
 
 class _Processes(_Team):
@@ -291,28 +265,20 @@ class _Processes(_Team):
         with _pickling():
             self._pickled = pickle.dumps(pool.proxy)
 
-    def _begin(self, place: int) -> _Worker:
-        seen = {}
-        if self._gpus:
-            first = int(place * self._gpus)
-            devices = [self._devices[(first + more) % len(self._devices)] for more in range(math.ceil(self._gpus))]
-            seen["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
-        return _Process(self._pickled, {**self._threads, **seen})
+    def _begin(self, place: int) -> _Process | _Actor:
+        first = int(place * self._gpus)
+        seen = [self._devices[(first + more) % len(self._devices)] for more in range(math.ceil(self._gpus))]
+        return _Process(self._pickled, {**self._threads, **({"CUDA_VISIBLE_DEVICES": ",".join(seen)} if seen else {})})
 
 
-class _Process(_Worker):
+class _Process:
     """One process in an executor of its own: a dead process breaks its executor, and no other one."""
 
     def __init__(self, pickled: bytes, variables: Mapping[str, str]) -> None:
-        self._pickled, self._variables = pickled, variables
         self._executor = ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-        self._loaded: Future[Any] | None = None
-        self._last: Future[Any] | None = None
-
-    def load(self) -> Future[Any]:
-        with _environment(self._variables):  # BLAS and CUDA read it when they are loaded; the first task starts the process
-            self._loaded = self._last = self._executor.submit(_load, self._pickled)
-        return self._loaded
+        with _environment(variables):  # BLAS and CUDA read it when they are loaded; the first task starts the process
+            self.loaded: Future[Any] = self._executor.submit(_load, pickled)
+        self._last = self.loaded
 
     def submit(self, work: Work) -> Future[Any]:
         try:
@@ -323,9 +289,9 @@ class _Process(_Worker):
         return self._last
 
     def close(self) -> None:
-        if self._last and self._loaded and not self._last.done() and self._loaded.done() and not self._loaded.exception():
+        if not self._last.done() and self.loaded.done() and not self.loaded.exception():
             with suppress(OSError):
-                os.kill(self._loaded.result(), signal.SIGTERM)
+                os.kill(self.loaded.result(), signal.SIGTERM)
         self._executor.shutdown(cancel_futures=True)
 
 
@@ -338,8 +304,7 @@ class _Actors(_Team):
         if self._started and pool.address is not None:
             ray.init(address=pool.address, log_to_driver=False)
         elif self._started:
-            processors = _processors()
-            size = pool.workers or processors
+            processors, size = _processors(), pool.workers or _processors()
             with _environment({"RAY_USAGE_STATS_ENABLED": "0", **_threads(processors, size)}):
                 ray.init(address="local", num_cpus=size, include_dashboard=False, log_to_driver=False)
         found, self._gpus = ray.cluster_resources(), pool.gpus_per_worker
@@ -351,14 +316,12 @@ class _Actors(_Team):
         with _pickling():
             self._proxy = ray.put(pool.proxy)
 
-    def _begin(self, place: int) -> _Worker:
+    def _begin(self, place: int) -> _Process | _Actor:
         return _Actor(self._ray, self._proxy, self._gpus)
 
     def _own(self, error: BaseException) -> BaseException:
-        cause: BaseException | None = (
-            getattr(error, "cause", None) if isinstance(error, self._ray.exceptions.RayError) else None
-        )
-        return cause or error
+        cause: BaseException | None = getattr(error, "cause", None)
+        return cause if cause and isinstance(error, self._ray.exceptions.RayError) else error
 
     def close(self) -> None:
         super().close()
@@ -366,38 +329,30 @@ class _Actors(_Team):
             self._ray.shutdown()
 
 
-class _Actor(_Worker):
+class _Actor:
     """An actor that Ray does not restart: a node that is gone may leave it no place, and the others do its work."""
 
     def __init__(self, ray: Any, proxy: Any, gpus: float) -> None:
-        self._ray, self._proxy = ray, proxy
+        self._ray = ray
         self._actor = ray.remote(_Scorer).options(num_cpus=1, num_gpus=gpus, max_restarts=0).remote()
+        self.loaded: Future[Any] = self._actor.load.remote(proxy).future()
 
-    def load(self) -> Future[Any]:
-        return self._future(self._actor.load.remote(self._proxy))
-
-    def submit(self, work: Work) -> Future[Any]:
-        return self._future(self._actor.score.remote(*work))
+    def submit(self, work: Work) -> Any:
+        return self._actor.score.remote(*work).future()
 
     def close(self) -> None:
         self._ray.kill(self._actor)
-
-    def _future(self, reference: Any) -> Future[Any]:
-        future: Future[Any] = reference.future()
-        return future
 
 
 class _Scorer:
     """A worker's copy of the proxy."""
 
-    def __init__(self) -> None:
-        self.proxy: Proxy | None = None
+    proxy: Proxy
 
     def load(self, proxy: Proxy) -> None:
         self.proxy = proxy
 
     def score(self, counts: Ints, sample: RowSample | None) -> float:
-        assert self.proxy is not None
         return float(self.proxy.score(counts[None], samples=None if sample is None else [sample])[0])
 
 
@@ -455,7 +410,6 @@ def _environment(variables: Mapping[str, str]) -> Iterator[None]:
         yield
     finally:
         for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
+            os.environ.pop(name, None)
+            if value is not None:
                 os.environ[name] = value

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dsenv.blocks import row_blocks
 from dsenv.dataset import Ints
-from dsenv.encoders import row_blocks
 from dsenv.errors import InputError, one_of
 from dsenv.metrics import METRICS, Doubles, one_hot, score
 from dsenv.picks import PickPlan

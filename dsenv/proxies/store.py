@@ -1,42 +1,32 @@
 """Scores that are remembered: one SQLite file for many tasks, recipes and processes.
 
-A key is what decides a score: the task's digest, the recipe's digest, the sample of the reward rows where there is one, and
-the counts. Every score is one short transaction, so that a killed process leaves all scores it had and no half of one.
+Every score is one short transaction, so that a killed process leaves all scores it had and no half of one.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import math
 import os
 import sqlite3
 import threading
 import time
-import zlib
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from dsenv.dataset import Ints
-from dsenv.errors import InputError, StoreError
+from dsenv.errors import StoreError
 from dsenv.files import atomic_write
-from dsenv.metrics import Doubles
-from dsenv.proxies import Memory, Proxy, RowSample, recipe_digest
+from dsenv.proxies.entries import RECIPE_COLUMNS, SCORE_COLUMNS, Description, Entry, Key, read_lines
 
 FORMAT = 1
 APPLICATION = 0x64734556  # in the header of the file: says that it is ours
 WAIT_SECONDS = 60.0
 SAME = 1e-9
-BLOCK = 500
 SMALLEST_ROW = 100
 
 _TABLES = (
@@ -44,7 +34,6 @@ _TABLES = (
     "CREATE TABLE scores (id INTEGER PRIMARY KEY, key BLOB UNIQUE, task BLOB, recipe BLOB, sample TEXT, counts BLOB, "
     "score REAL, seconds REAL, checksum INTEGER)",
 )
-_COLUMNS = "task, recipe, sample, counts, score, seconds, checksum"
 _CURE = {
     "SQLITE_NOTADB": "is not a store of scores, or its beginning is damaged: give another path, or move the file away",
     "SQLITE_CORRUPT": "is damaged: save what can be read with `dsenv store export {path} --out scores.jsonl`, move the file "
@@ -59,38 +48,6 @@ _CURE = {
 _inherited: list[sqlite3.Connection] = []
 
 log = logging.getLogger(__name__)
-
-
-class Key(NamedTuple):
-    """What decides a score.
-
-    Attributes:
-        task: digest of the task.
-        recipe: digest of the recipe, as in ``recipe_digest``.
-        sample: "" for all reward rows, else ``share/seed``.
-        counts: the picks, as in ``pack_counts``.
-    """
-
-    task: str
-    recipe: str
-    sample: str
-    counts: bytes
-
-
-class Entry(NamedTuple):
-    """A remembered score, and the seconds that it took."""
-
-    key: Key
-    score: float
-    seconds: float
-
-
-class Description(NamedTuple):
-    """What a recipe's digest stands for: JSON-able facts."""
-
-    task: str
-    recipe: str
-    facts: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -133,33 +90,6 @@ class StoreInfo:
     recipes: tuple[Held, ...]
 
 
-def pack_counts(counts: npt.NDArray[np.integer]) -> bytes:
-    """Return counts (K,) as the width of a number (1 or 4 bytes) and the numbers."""
-    width = 1 if counts.max(initial=0) < 256 else 4
-    return bytes([width]) + counts.astype(f"<u{width}").tobytes()
-
-
-def unpack_counts(packed: bytes) -> Ints:
-    """Return the counts (K,) that ``pack_counts`` packed."""
-    return np.frombuffer(packed, f"<u{packed[0]}", offset=1).astype(np.int64)
-
-
-def name_selection(counts: npt.NDArray[np.integer]) -> str:
-    """Return counts (K,) as an error names them: picks by cluster."""
-    return f"selection { ({int(k): int(counts[k]) for k in np.flatnonzero(counts)}) }"
-
-
-def check_samples(counts: npt.NDArray[np.integer], samples: Sequence[RowSample] | None) -> Sequence[RowSample] | None:
-    """Return ``samples``.
-
-    Raises:
-        InputError: where they are not one for each selection (B, K).
-    """
-    if samples is not None and len(samples) != len(counts):
-        raise InputError(f"{len(samples)} samples for {len(counts)} selections: allowed is one for each")
-    return samples
-
-
 class ScoreStore:
     """A file of scores that many processes read and write at once.
 
@@ -183,20 +113,11 @@ class ScoreStore:
         with self._transaction():
             pass
 
-    def get(self, keys: Sequence[Key]) -> dict[Key, float]:
+    def get(self, keys: Iterable[Key]) -> dict[Key, float]:
         """Return the scores of those keys that the store holds."""
-        found: dict[Key, float] = {}
-        wanted = set(keys)
-        ids = [_id(key) for key in wanted]
         with self._transaction() as connection:
-            for start in range(0, len(ids), BLOCK):
-                part = ids[start : start + BLOCK]
-                marks = ", ".join("?" * len(part))
-                for row in connection.execute(f"SELECT {_COLUMNS} FROM scores WHERE key IN ({marks})", part):
-                    entry = _entry(row)
-                    if entry is not None and entry.key in wanted:
-                        found[entry.key] = entry.score
-        return found
+            held = [_find(connection, key) for key in set(keys)]
+        return {entry.key: entry.score for entry in held if entry is not None}
 
     def put(self, entries: Iterable[Entry]) -> None:
         """Keep scores, all or none of them. Where a key is held already, the first score stays.
@@ -204,7 +125,7 @@ class ScoreStore:
         Raises:
             InputError: for a score that is not finite.
         """
-        checked = [_finite(entry) for entry in entries]
+        checked = [entry.checked() for entry in entries]
         with self._transaction("IMMEDIATE") as connection:
             for entry in checked:
                 _insert(connection, entry)
@@ -217,9 +138,8 @@ class ScoreStore:
     def info(self) -> StoreInfo:
         """Count what the store holds, and the damaged entries."""
         facts: dict[tuple[str, str], dict[str, Any]] = {}
-        scores: Counter[tuple[str, str]] = Counter()
         seconds: dict[tuple[str, str], float] = {}
-        samples: dict[tuple[str, str], set[str]] = {}
+        samples: dict[tuple[str, str], Counter[str]] = {}
         damaged = 0
         with self._transaction() as connection:
             for record in _records(connection):
@@ -229,14 +149,14 @@ class ScoreStore:
                     damaged += 1
                 else:
                     names = record.key[:2]
-                    scores[names] += 1
                     seconds[names] = seconds.get(names, 0.0) + record.seconds
-                    samples.setdefault(names, set()).add(record.key.sample)
+                    samples.setdefault(names, Counter())[record.key.sample] += 1
         recipes = tuple(
-            Held(*names, facts.get(names, {}), scores[names], len(samples[names] - {""}), seconds[names])
-            for names in sorted(scores)
+            Held(*names, facts.get(names, {}), drawn.total(), len(set(drawn) - {""}), seconds[names])
+            for names, drawn in sorted(samples.items())
         )
-        return StoreInfo(self.path, scores.total(), damaged, self.path.stat().st_size, recipes)
+        scores = sum(held.scores for held in recipes)
+        return StoreInfo(self.path, scores, damaged, self.path.stat().st_size, recipes)
 
     def export(self, path: str | Path) -> int:
         """Write every entry that can be read, of a damaged file too, as one JSON line; returns their number.
@@ -245,15 +165,15 @@ class ScoreStore:
         ``counts``, ``score``, ``seconds``. ``merge`` reads such a file. It is written atomically.
         """
         written = damaged = 0
-        lost: list[str] = []
+        lost: list[int] = []
         try:
             with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8") as file, self._transaction() as source:
-                for record in _records(source, lost):
+                for record in _readable_records(source, lost):
                     if record is None:
                         damaged += 1
                     else:
                         written += isinstance(record, Entry)
-                        file.write(json.dumps(_to_json(record)) + "\n")
+                        file.write(json.dumps(record.to_json()) + "\n")
         except OSError as error:
             raise StoreError(f"{str(path)!r} cannot be written: {error}") from error
         if damaged or lost:
@@ -271,17 +191,16 @@ class ScoreStore:
         added = 0
         with self._transaction("IMMEDIATE") as connection:
             for other in map(Path, others):
-                with closing((_read_lines if other.suffix == ".jsonl" else _read_store)(other)) as records:
+                with closing((read_lines if other.suffix == ".jsonl" else _read_store)(other)) as records:
                     for record in records:
                         if isinstance(record, Description):
                             _insert_description(connection, record)
-                            continue
-                        held = _insert(connection, record)
-                        added += held is None
-                        if held is not None and abs(held.score - record.score) > SAME:
+                        elif (held := _insert(connection, record)) is None:
+                            added += 1
+                        elif abs(held.score - record.score) > SAME:
                             raise StoreError(
                                 f"{str(self.path)!r} and {str(other)!r} hold different scores of one key: {held.score!r} and "
-                                f"{record.score!r} of {_name_key(record.key)}; one of the two was made by something that the "
+                                f"{record.score!r} of {record.key.name}; one of the two was made by something that the "
                                 "recipe does not name, so keep them apart"
                             )
         return added
@@ -289,11 +208,7 @@ class ScoreStore:
     def close(self) -> None:
         """Close the file; the next call opens it again."""
         with self._lock:
-            if self._connection is not None and self._process == os.getpid():
-                self._connection.close()
-            elif self._connection is not None:
-                _inherited.append(self._connection)
-            self._connection = None
+            self._leave()
 
     def __enter__(self) -> ScoreStore:
         return self
@@ -308,11 +223,22 @@ class ScoreStore:
         """Leave the connection out: every process and every copy opens its own."""
         return partial(ScoreStore, write=self.write), (self.path,)
 
+    def _leave(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None and self._process == os.getpid():
+            connection.close()
+        elif connection is not None:
+            _inherited.append(connection)
+
     @contextmanager
     def _transaction(self, kind: str = "DEFERRED") -> Iterator[sqlite3.Connection]:
         with self._lock:
             try:
-                connection = self._open()
+                if self._process != os.getpid():
+                    self._leave()
+                if self._connection is None:
+                    self._connection, self._process = _open(self.path, self.write), os.getpid()
+                connection = self._connection
                 connection.execute(f"BEGIN {kind}")
                 try:
                     yield connection
@@ -322,319 +248,82 @@ class ScoreStore:
                     if connection.in_transaction:  # after an error, or only read; COMMIT fails on a file with damage
                         connection.execute("ROLLBACK")
             except sqlite3.Error as error:
-                raise _explained(self.path, error) from error
-
-    def _open(self) -> sqlite3.Connection:
-        if self._connection is not None and self._process != os.getpid():
-            _inherited.append(self._connection)
-            self._connection = None
-        if self._connection is None:
-            self._connection, self._process = _open(self.path, self.write), os.getpid()
-        return self._connection
+                name = getattr(error, "sqlite_errorname", None) or ""
+                cure = next((text for prefix, text in _CURE.items() if name.startswith(prefix)), "cannot be used")
+                raise StoreError(f"{str(self.path)!r} {cure.format(path=self.path)} (SQLite: {error})") from error
 
 
-class StoredProxy:
-    """A proxy that computes only what a store does not hold.
-
-    A score counts for its own task, recipe, sample and counts alone, so one store serves any number of proxies. A proxy
-    with ``score_each`` (trained proxies, the pool) has each score written as soon as it is known: a killed sweep that is
-    started again computes the rest. The seconds of an entry are those from the score before it.
-
-    Args:
-        proxy: what computes.
-        store: a store, or its path.
-        compute: False replays: nothing is computed, and the store is not changed.
-
-    Attributes:
-        hits: selections answered without a computation.
-        misses: scores computed.
-    """
-
-    def __init__(self, proxy: Proxy, store: ScoreStore | str | Path, *, compute: bool = True) -> None:
-        self.proxy, self.compute = proxy, compute
-        self.task, self.plan, self.metric = proxy.task, proxy.plan, proxy.metric
-        self.store = store if isinstance(store, ScoreStore) else ScoreStore(store, write=compute)
-        self.hits = self.misses = 0
-        self._names = proxy.task.digest, recipe_digest(proxy)
-        self._described = False
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """The proxy's name and settings: remembering changes no score."""
-        return self.proxy.recipe
-
-    def score(
-        self,
-        counts: npt.NDArray[np.integer],
-        *,
-        memory: Memory | None = None,
-        samples: Sequence[RowSample] | None = None,
-    ) -> Doubles:
-        """Return Φ of a batch of selections; counts (B, K) -> (B,). As in ``Proxy``.
-
-        Raises:
-            InputError: with ``compute=False``, for a selection that the store does not hold.
-            StoreError: where the store cannot be read or written.
-        """
-        found = np.empty(len(counts))
-        for number, value in self._score_each(counts, samples, memory):
-            found[number] = value
-        return found
-
-    def score_each(
-        self, counts: npt.NDArray[np.integer], samples: Sequence[RowSample] | None = None
-    ) -> Iterator[tuple[int, float]]:
-        """Yield (number, Φ) of every selection of a batch (B, K): first what is held, then the rest as it is known."""
-        return self._score_each(counts, samples, None)
-
-    def _score_each(
-        self, counts: npt.NDArray[np.integer], samples: Sequence[RowSample] | None, memory: Memory | None
-    ) -> Iterator[tuple[int, float]]:
-        batch = self.plan.check_batch(counts)
-        samples = check_samples(batch, samples)
-        keys = [
-            Key(*self._names, f"{float(samples[number].share)!r}/{samples[number].seed}" if samples else "", pack_counts(row))
-            for number, row in enumerate(batch)
-        ]
-        held = self.store.get(keys)
-        missing: dict[Key, list[int]] = {}
-        for number, key in enumerate(keys):
-            if key not in held:
-                missing.setdefault(key, []).append(number)
-        if missing and not self.compute:
-            raise InputError(self._name_missing(next(iter(missing))))
-        for number, key in enumerate(keys):
-            if key in held:
-                self.hits += 1
-                yield number, held[key]
-        if not missing:
-            return
-        firsts = [numbers[0] for numbers in missing.values()]
-        drawn = [samples[number] for number in firsts] if samples else None
-        with closing(self._computed(list(missing), batch[firsts], drawn, memory)) as computed:
-            for entries in computed:
-                if not self._described:
-                    self.store.describe(Description(*self._names, self._facts))
-                    self._described = True
-                self.store.put(entries)
-                for entry in entries:
-                    self.misses += 1
-                    self.hits += len(missing[entry.key]) - 1
-                    for number in missing[entry.key]:
-                        yield number, entry.score
-
-    def _computed(
-        self, keys: list[Key], batch: Ints, samples: Sequence[RowSample] | None, memory: Memory | None
-    ) -> Generator[list[Entry]]:
-        started = time.perf_counter()
-        each = getattr(self.proxy, "score_each", None)
-        if each is None:
-            scores = self.proxy.score(batch, memory=memory, samples=samples)
-            seconds = (time.perf_counter() - started) / len(batch)
-            yield [Entry(key, float(value), seconds) for key, value in zip(keys, scores, strict=True)]
-            return
-        for number, value in each(batch, samples):
-            yield [Entry(keys[number], float(value), time.perf_counter() - started)]
-            started = time.perf_counter()
-
-    @property
-    def _facts(self) -> dict[str, Any]:
-        return {
-            "task": self.task.name,
-            "variant": self.task.variant,
-            "instance": self.task.instance,
-            "metric": self.metric,
-            "rows_per_pick": self.plan.rows_per_pick,
-            "recipe": self.proxy.recipe,
-        }
-
-    def _name_missing(self, key: Key) -> str:
-        kept = [held for held in self.store.info().recipes if held.task == key.task]
-        other = "; ".join(f"{held.scores} scores of {json.dumps(held.facts)}" for held in kept) or "no score of this task"
-        on = f" on the sample {key.sample} of the reward rows" if key.sample else ""
-        return (
-            f"{str(self.store.path)!r} holds no score of {name_selection(unpack_counts(key.counts))}{on} for "
-            f"{json.dumps(self._facts)}, and compute=False computes none. It holds: {other}"
-        )
-
-
-def _id(key: Key) -> bytes:
-    named = bytes.fromhex(key.task) + bytes.fromhex(key.recipe) + key.sample.encode() + b"\0" + key.counts
-    return hashlib.blake2b(named, digest_size=16).digest()
-
-
-def _finite(entry: Entry) -> Entry:
-    if not math.isfinite(entry.score):
-        raise InputError(f"score {entry.score!r} of {_name_key(entry.key)} is not finite: a store keeps numbers only")
-    return entry._replace(score=float(entry.score) + 0.0)  # SQLite keeps no -0.0
-
-
-def _row(entry: Entry) -> tuple[Any, ...]:
-    key = entry.key
-    values = bytes.fromhex(key.task), bytes.fromhex(key.recipe), key.sample, key.counts, entry.score, float(entry.seconds)
-    return *values, _checksum(*values[:2], key.sample.encode(), *values[3:])
-
-
-def _checksum(*values: Any) -> int:
-    """Return the CRC-32 of a row's values; damage can turn a value into one of any type."""
-    return zlib.crc32(repr(values).encode())
-
-
-def _entry(row: tuple[Any, ...]) -> Entry | None:
-    """Return the entry of a row, None where the row is damaged."""
-    *values, checksum = row
-    if _checksum(*values) != checksum:
-        return None
-    task, recipe, sample, counts, score, seconds = values
-    return Entry(Key(task.hex(), recipe.hex(), sample.decode(), counts), score, seconds)
+def _find(connection: sqlite3.Connection, key: Key) -> Entry | None:
+    row = connection.execute(f"SELECT {SCORE_COLUMNS} FROM scores WHERE key = ?", (key.digest,)).fetchone()
+    entry = Entry.from_row(row) if row else None
+    return entry if entry is not None and entry.key == key else None
 
 
 def _insert(connection: sqlite3.Connection, entry: Entry) -> Entry | None:
-    """Keep an entry; returns the one that is held already and stays."""
-    found = connection.execute(f"SELECT id, {_COLUMNS} FROM scores WHERE key = ?", (_id(entry.key),)).fetchone()
-    held = _entry(found[1:]) if found else None
-    if held is not None and held.key == entry.key:
-        return held
-    row = (found[0] if found else None, _id(entry.key), *_row(entry))
-    connection.execute(f"INSERT OR REPLACE INTO scores (id, key, {_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
-    return None
+    """Keep an entry, in the place of a damaged one; returns the one that is held already and stays."""
+    held = _find(connection, entry.key)
+    if held is None:
+        connection.execute(
+            f"INSERT OR REPLACE INTO scores (id, key, {SCORE_COLUMNS}) "
+            "VALUES ((SELECT id FROM scores WHERE key = ?), ?, ?, ?, ?, ?, ?, ?, ?)",
+            (entry.key.digest, entry.key.digest, *entry.to_row()),
+        )
+    return held
 
 
 def _insert_description(connection: sqlite3.Connection, description: Description) -> None:
-    names = bytes.fromhex(description.task), bytes.fromhex(description.recipe)
-    facts = json.dumps(description.facts, sort_keys=True)
-    row = (*names, facts, _checksum(*names, facts.encode()))
-    connection.execute("INSERT OR REPLACE INTO recipes (task, recipe, facts, checksum) VALUES (?, ?, ?, ?)", row)
+    connection.execute(f"INSERT OR REPLACE INTO recipes ({RECIPE_COLUMNS}) VALUES (?, ?, ?, ?)", description.to_row())
 
 
-def _records(connection: sqlite3.Connection, lost: list[str] | None = None) -> Iterator[Entry | Description | None]:
-    """Yield everything a store holds, None for a damaged entry.
-
-    With ``lost``, which then names what cannot be read, around damaged pages.
-    """
-    for task, recipe, facts, checksum in _select(connection, "task, recipe, facts, checksum FROM recipes", (), lost):
-        if _checksum(task, recipe, facts) == checksum:
-            yield Description(task.hex(), recipe.hex(), json.loads(facts))
-    read: set[int] = set()
-    try:
-        for number, row in _in_order(connection):
-            entry = _entry(row)
-            if entry is not None:
-                read.add(number)
-            yield entry
-        return
-    except sqlite3.DatabaseError:
-        if lost is None:
-            raise
-    for first in range(1, _most_rows(connection) + 1, BLOCK):
-        for number, *values in _halved(connection, first, first + BLOCK - 1, lost):
-            entry = _entry(tuple(values))
-            if entry is not None and number not in read:
-                yield entry
-
-
-def _in_order(connection: sqlite3.Connection) -> Iterator[tuple[int, tuple[Any, ...]]]:
-    """Yield the number and the values of every row of the scores."""
-    (rows,) = connection.execute("SELECT count(*) FROM scores").fetchone()
-    last = found = 0
-    while part := connection.execute(f"SELECT id, {_COLUMNS} FROM scores WHERE id > ? LIMIT {BLOCK}", (last,)).fetchall():
-        for number, *row in part:
-            yield number, tuple(row)
-        last, found = part[-1][0], found + len(part)
-    if found != rows:  # a number that damage made large hides the rows behind it
-        error = sqlite3.DatabaseError(f"{found} rows of {rows} found")
+def _records(connection: sqlite3.Connection) -> Iterator[Entry | Description | None]:
+    """Yield everything a store holds, None for a damaged entry."""
+    yield from filter(None, map(Description.from_row, connection.execute(f"SELECT {RECIPE_COLUMNS} FROM recipes")))
+    (hidden,) = connection.execute("SELECT count(*) FROM scores").fetchone()
+    for row in connection.execute(f"SELECT {SCORE_COLUMNS} FROM scores"):
+        hidden -= 1
+        yield Entry.from_row(row)
+    if hidden:
+        error = sqlite3.DatabaseError(f"{hidden} rows not found")
         error.sqlite_errorname = "SQLITE_CORRUPT"
         raise error
 
 
-def _halved(connection: sqlite3.Connection, first: int, last: int, lost: list[str]) -> Iterator[tuple[Any, ...]]:
-    """Yield rows by number, as (number, *values); where some are missing, from each half on its own."""
-    before, one = len(lost), first == last
-    query = f"id, {_COLUMNS} FROM scores WHERE id BETWEEN ? AND ?"
-    found = _select(connection, query, (first, last), lost)
-    if one or len(found) == last - first + 1:
-        yield from found
+def _readable_records(connection: sqlite3.Connection, lost: list[int]) -> Iterator[Entry | Description | None]:
+    """Yield as ``_records`` does and, after damage, row by row what else can be read; ``lost`` takes the other numbers."""
+    read: set[bytes] = set()
+    try:
+        for record in _records(connection):
+            if isinstance(record, Entry):
+                read.add(record.key.digest)
+            yield record
         return
-    del lost[before:]
-    middle = (first + last) // 2
-    yield from _halved(connection, first, middle, lost)
-    yield from _halved(connection, middle + 1, last, lost)
-
-
-def _select(
-    connection: sqlite3.Connection, what: str, values: tuple[int, ...], lost: list[str] | None
-) -> list[tuple[Any, ...]]:
-    try:
-        return connection.execute(f"SELECT {what}", values).fetchall()
     except sqlite3.DatabaseError:
-        if lost is None:
-            raise
-        lost.append(what)
-        return []
-
-
-def _most_rows(connection: sqlite3.Connection) -> int:
-    """Return a bound on the number of rows, from the size of the file."""
-    (pages,), (size,) = (connection.execute(f"PRAGMA {name}").fetchone() for name in ("page_count", "page_size"))
-    return int(pages) * int(size) // SMALLEST_ROW
-
-
-def _to_json(record: Entry | Description) -> dict[str, Any]:
-    if isinstance(record, Description):
-        return record._asdict()
-    key = record.key
-    counts = unpack_counts(key.counts).tolist()
-    return {**key._asdict(), "counts": counts, "score": record.score, "seconds": record.seconds}
-
-
-def _read_lines(path: Path) -> Generator[Entry | Description]:
-    try:
-        with path.open(encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                yield _from_json(path, number, line)
-    except (OSError, UnicodeDecodeError) as error:
-        raise StoreError(f"{str(path)!r} cannot be read as exported scores: {error}") from error
-
-
-def _from_json(path: Path, number: int, line: str) -> Entry | Description:
-    try:
-        values = json.loads(line)
-        names = bytes.fromhex(values["task"]).hex(), bytes.fromhex(values["recipe"]).hex()
-        if "facts" in values:
-            return Description(*names, dict(values["facts"]))
-        counts = np.array(values["counts"], np.uint32)
-        return _finite(Entry(Key(*names, str(values["sample"]), pack_counts(counts)), values["score"], values["seconds"]))
-    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
-        raise StoreError(f"{str(path)!r}, line {number} is not an exported score ({error!r}): remove the line") from error
+        (size,) = connection.execute("SELECT page_count * page_size FROM pragma_page_count, pragma_page_size").fetchone()
+    for number in range(1, size // SMALLEST_ROW + 1):
+        try:
+            row = connection.execute(f"SELECT {SCORE_COLUMNS} FROM scores WHERE id = ?", (number,)).fetchone()
+        except sqlite3.DatabaseError:
+            lost.append(number)
+            continue
+        entry = Entry.from_row(row) if row else None
+        if entry is not None and entry.key.digest not in read:
+            yield entry
 
 
 def _read_store(path: Path) -> Generator[Entry | Description]:
     with ScoreStore(path, write=False) as store, store._transaction() as connection:
-        for record in _records(connection):
-            if record is not None:
-                yield record
-
-
-def _name_key(key: Key) -> str:
-    sample = f", sample {key.sample}" if key.sample else ""
-    return f"{name_selection(unpack_counts(key.counts))} (task {key.task[:12]}, recipe {key.recipe[:12]}{sample})"
-
-
-def _explained(path: Path, error: sqlite3.Error) -> StoreError:
-    name = getattr(error, "sqlite_errorname", None) or ""
-    cure = next((text for prefix, text in _CURE.items() if name.startswith(prefix)), "cannot be used")
-    return StoreError(f"{str(path)!r} {cure.format(path=path)} (SQLite: {error})")
+        yield from filter(None, _records(connection))
 
 
 def _open(path: Path, write: bool) -> sqlite3.Connection:
-    if not write and not path.is_file():
-        raise StoreError(f"no store of scores {str(path)!r}")
     if write:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise StoreError(f"{str(path)!r} cannot be made: {error}; give a path in a folder that you may write") from error
         return _connect(path, "mode=rwc")
+    if not path.is_file():
+        raise StoreError(f"no store of scores {str(path)!r}")
     try:
         return _connect(path, "mode=rw")
     except sqlite3.OperationalError as error:
@@ -654,27 +343,22 @@ def _connect(path: Path, options: str) -> sqlite3.Connection:
         if not create:
             connection.execute("PRAGMA query_only = ON")
             connection.execute("PRAGMA writable_schema = ON")  # else nothing of a truncated file can be read
-        _check_header(path, connection, create)
+        header = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
+        (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        if not create or any(header) or tables:
+            if header[0] != APPLICATION:
+                raise StoreError(f"{str(path)!r} is not a store of scores: give another path, or move the file away")
+            if header[1] != FORMAT:
+                raise StoreError(
+                    f"{str(path)!r} has format version {header[1]}; this dsenv reads version {FORMAT}: export it with the "
+                    "dsenv that wrote it, then merge the lines into a new store"
+                )
         if create:
             _prepare(connection)
     except BaseException:
         connection.close()
         raise
     return connection
-
-
-def _check_header(path: Path, connection: sqlite3.Connection, create: bool) -> None:
-    header = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
-    if create and not any(header) and not tables:
-        return
-    if header[0] != APPLICATION:
-        raise StoreError(f"{str(path)!r} is not a store of scores: give another path, or move the file away")
-    if header[1] != FORMAT:
-        raise StoreError(
-            f"{str(path)!r} has format version {header[1]}; this dsenv reads version {FORMAT}: export it with the dsenv that "
-            "wrote it, then merge the lines into a new store"
-        )
 
 
 def _prepare(connection: sqlite3.Connection) -> None:
