@@ -9,7 +9,7 @@ demo: $(INSTALLED)
 	$(BIN)/python -m benchmarks.demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: lint types wheel
 	$(BIN)/python -m pytest -q -m "slow or ray"

@@ -165,8 +165,9 @@ def run(
             "sample": size,
             "runs": {},
         }
-    if (block["task_digest"], block["selections"], block["sample"]) != (task.digest, listed, size):
-        raise InputError(f"{path.name} holds runs of another build of {name!r}: give another --json, or build the same task")
+    held = [block[name] for name in ("task_digest", "recipe", "reported", "selections", "repeated", "sample")]
+    if held != [task.digest, vars(RECIPE), task.reported, listed, again, size]:
+        raise InputError(f"{path.name} holds runs of another build or recipe of {name!r}: give another --json")
     work = [(number, 0) for number in range(count)] + [(number, seed) for number in again for seed in (1, 2)]
     left = [(number, seed) for number, seed in work if f"{number} seed={seed}" not in block["runs"]]
     rows = plan.budget_rows

@@ -128,7 +128,7 @@ class DataSelectVectorEnv(VectorEnv[Any, Any, Any]):
         if again.any():
             self._start(np.flatnonzero(again), {})
         over = self.episodes.over
-        self._ended = over
+        self._ended = over.copy()
         if over.any() and self.autoreset_mode == AutoresetMode.SAME_STEP:
             final = self._final(over)
             self._start(np.flatnonzero(over), {})

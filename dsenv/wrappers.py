@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -49,8 +50,9 @@ class SB3VecEnv(VecEnv):
 
     def reset(self) -> VecEnvObs:
         """Start all episodes, with the seeds and options set since the last reset."""
-        options = {key: value for given in self._options[:1] for key, value in given.items()}
-        observations, info = self.vector.reset(seed=list(self._seeds), options=options)
+        if any(given != self._options[0] for given in self._options):
+            raise InputError("episodes have different options: all episodes of a batch start with the same")
+        observations, info = self.vector.reset(seed=list(self._seeds), options=self._options[0])
         self.reset_infos = [self._one(info, place) for place in range(self.num_envs)]
         self._reset_seeds()
         self._reset_options()
@@ -79,8 +81,19 @@ class SB3VecEnv(VecEnv):
         self.vector.close()
 
     def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
-        """Return an attribute of the environment, once for each index."""
-        return [getattr(self.vector.single, attr_name) for _ in self._get_indices(indices)]
+        """Return an attribute of the environment, for each index; ``counts`` and ``action_masks`` are the episode's own.
+
+        Raises:
+            InputError: for what one episode of a batch does not have.
+        """
+        if attr_name in ("episodes", "np_random", "step", "reset", "render"):
+            raise InputError(f"attribute {attr_name!r} belongs to a single environment, not to one episode of a batch")
+        indices = self._get_indices(indices)
+        if attr_name == "action_masks":
+            return [partial(self._masks, place) for place in indices]
+        if attr_name == "counts":
+            return [self.vector.episodes.counts[place].copy() for place in indices]
+        return [getattr(self.vector.single, attr_name) for _ in indices]
 
     def has_attr(self, attr_name: str) -> bool:
         """Say whether the environment has an attribute."""
@@ -102,8 +115,7 @@ class SB3VecEnv(VecEnv):
         """
         if method_name != "action_masks":
             raise InputError(f"method {method_name!r} cannot be called on a batch of episodes; allowed: 'action_masks'")
-        masks = self.vector.action_masks()
-        return [masks[place] for place in self._get_indices(indices)]
+        return [self._masks(place) for place in self._get_indices(indices)]
 
     def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Indices = None) -> list[bool]:
         """Return False for each index: the episodes are not wrapped one by one."""
@@ -112,6 +124,9 @@ class SB3VecEnv(VecEnv):
     def get_images(self) -> Sequence[np.ndarray | None]:
         """Return one picture for each episode."""
         return list(self.vector.render() or [None] * self.num_envs)
+
+    def _masks(self, place: int) -> np.ndarray:
+        return np.asarray(self.vector.episodes.masks[place])
 
     @staticmethod
     def _one(info: dict[str, Any], place: int) -> dict[str, Any]:

@@ -37,7 +37,8 @@ def test_what_chooses_reads_the_selection_rows_alone():
     read = target_scores.read_scores
     assert np.array_equal(read(block), read(other)) and np.array_equal(read(block, "test"), 1 - read(other, "test"))
     proxy = np.random.default_rng(1).random(12)
-    ours, theirs = (fidelity.fidelity(proxy, read(b), read(b, "test")) for b in (block, other))
+    searched = np.arange(12) < 3
+    ours, theirs = (fidelity.fidelity(proxy, read(b), read(b, "test"), searched) for b in (block, other))
     assert {key for key in ours if ours[key] != theirs[key]} == {"spearman_test", "regret_test"}
     assert fidelity.ceiling(block, "selection") == fidelity.ceiling(other, "selection")
     with pytest.raises(InputError, match="split"):
@@ -46,9 +47,12 @@ def test_what_chooses_reads_the_selection_rows_alone():
 
 def test_fidelity_by_hand():
     truth = np.arange(10) / 10
-    found = fidelity.fidelity(truth * 2 + 1, truth, truth)
+    none = np.zeros(10, bool)
+    found = fidelity.fidelity(truth * 2 + 1, truth, truth, none)
     assert found["spearman"]["value"] == pytest.approx(1) and found["regret"] == 0
-    found = fidelity.fidelity(-truth, truth, truth)
+    found = fidelity.fidelity(np.where(truth < 0.3, truth, -truth), truth, truth, truth < 0.3)
+    assert found["unsearched"]["value"] == pytest.approx(-1) and found["spearman"]["value"] > -1
+    found = fidelity.fidelity(-truth, truth, truth, none)
     assert found["spearman"]["value"] == pytest.approx(-1) and found["regret"] == pytest.approx(0.9)
     assert found["spearman"]["high"] == pytest.approx(-1)
     noisy = fidelity.rank_correlation(np.random.default_rng(0).random(40), np.random.default_rng(1).random(40))

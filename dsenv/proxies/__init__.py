@@ -54,7 +54,8 @@ def sampled_rows(task: SelectionTask, sample: RowSample) -> Ints:
 class Memory:
     """What a caller lets a proxy keep from one call to the next, so that a selection close to an earlier one costs less.
 
-    It changes no score. A caller keeps one for each stream of selections: its environments, its search.
+    It changes no score (in float32: beyond rounding). A caller keeps one for each stream of selections: its environments,
+    its search.
 
     Attributes:
         places: (B,) where in this memory the predecessors of the next batch stand, each place at most once; default:

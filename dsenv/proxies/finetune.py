@@ -14,11 +14,11 @@ import numpy as np
 
 from dsenv.dataset import Ints, TextDataset, stratified_sample
 from dsenv.encoders import MINILM_SHA256
-from dsenv.errors import InputError, one_of
+from dsenv.errors import InputError, one_of, require
 from dsenv.metrics import Doubles
 from dsenv.picks import PickPlan
 from dsenv.proxies import RowSample
-from dsenv.proxies.trained import TrainedProxy
+from dsenv.proxies.trained import VERSION, TrainedProxy
 from dsenv.seeding import generator
 from dsenv.task import SelectionTask
 from dsenv.training import Recipe, Target, fit, load_target, predict
@@ -97,7 +97,9 @@ class FinetuneProxy(TrainedProxy):
         """The proxy's name and settings, the model's weights where they are here, and the dataset's fingerprint."""
         return {
             "proxy": "finetune",
+            "version": VERSION,
             **asdict(self.training),
+            "device": self._device,
             "weights": self._weights,
             "rows": self.rows,
             "reward_rows": self.reward_rows,
@@ -142,6 +144,13 @@ class FinetuneProxy(TrainedProxy):
         """The model before training, read from disk once a process."""
         target = _load(self.training, self.task.classes, self.seed)
         return Target(copy.deepcopy(target.model), target.tokenizer, target.recipe, target.device)
+
+    @cached_property
+    def _device(self) -> str:
+        """What scores depend on of the device: its type."""
+        torch = require("torch", "finetune")
+        asked = self.training.device
+        return ("cuda" if torch.cuda.is_available() else "cpu") if asked == "auto" else asked.partition(":")[0]
 
     @cached_property
     def _weights(self) -> str | None:

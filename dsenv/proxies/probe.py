@@ -15,7 +15,7 @@ from dsenv.dataset import Ints
 from dsenv.errors import InputError, one_of, require
 from dsenv.metrics import Doubles, one_hot
 from dsenv.picks import PickPlan
-from dsenv.proxies.trained import TrainedProxy
+from dsenv.proxies.trained import VERSION, TrainedProxy
 from dsenv.seeding import generator
 from dsenv.task import SelectionTask
 
@@ -82,7 +82,12 @@ class ProbeProxy(TrainedProxy):
     @property
     def recipe(self) -> dict[str, Any]:
         """The proxy's name and settings; own vectors by their SHA-256."""
-        named: dict[str, Any] = {"proxy": "probe", "head": self.head, "regularisation": self.regularisation}
+        named: dict[str, Any] = {
+            "proxy": "probe",
+            "version": VERSION,
+            "head": self.head,
+            "regularisation": self.regularisation,
+        }
         if self._vectors is not None:
             digest = hashlib.sha256()
             for array in self._vectors:

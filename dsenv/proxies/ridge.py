@@ -43,14 +43,15 @@ class RidgeProxy:
     """Φ(S) = metric of W_S = (G_S + λ n_S I)⁻¹ B_S, where G_S and B_S are sums over the selected rows.
 
     What a pick adds to the sums is computed when it is first asked for, and kept. In ``float64`` it is rounded to a grid
-    (a relative 1e-13) on which additions are exact: whatever the order of picks, and whether sums are carried on from
-    the caller's last selections or made anew, the sums and so the score are the same to the last bit.
+    (2^-52 of the largest sum that any rows can have) on which additions are exact: whatever the order of picks, and
+    whether sums are carried on from the caller's last selections or made anew, the sums and so the score are the same to
+    the last bit. In ``float32`` sums are carried on by additions alone, and scores are the same to about 1e-6.
 
     Args:
         task: the rows.
         plan: what a pick adds.
         metric: one of the five metrics.
-        precision: of sums and solutions: ``float64``, or ``float32`` (faster; W to about 1e-4).
+        precision: of sums and solutions: ``float64``, or ``float32`` (faster; W to about 1e-3).
         memo: scores kept of the selections seen last; 0 for none.
 
     Raises:
@@ -155,6 +156,7 @@ class RidgeProxy:
         # LAPACK counts by columns: the transposed views are G and B in its order, solved in place.
         for g, w in zip(gram.reshape(-1, d, d).transpose(0, 2, 1), solved.transpose(0, 2, 1), strict=True):
             if posv(g, w, overwrite_a=1, overwrite_b=1)[2]:
+                held[here], sums[here], weights[here] = 0, 0, self._share_weights  # the memory holds together
                 raise InputError(f"the ridge's normal equations are not positive definite in {self.precision}")
         weights[here] = solved
         return np.asarray(weights[places])
@@ -177,7 +179,10 @@ class RidgeProxy:
 
     def _carry_on(self, held: Ints, sums: Floats, counts: Ints, places: Ints) -> None:
         """Bring the sums at ``places`` to ``counts``, from what is held there or from nothing: whichever is less work."""
-        anew = counts.sum(1) < np.abs(counts - held[places]).sum(1)
+        change = counts - held[places]
+        anew = counts.sum(1) < np.abs(change).sum(1)
+        if self.precision == "float32":  # additions round by little, the difference of large sums by much
+            anew |= (change < 0).any(1)
         held[places[anew]] = 0
         sums[places[anew]] = 0
         before = held[places]
@@ -188,11 +193,11 @@ class RidgeProxy:
         self._fill(high)
         table = self._table
         for place, first, last, more in zip(places[chosen].tolist(), low.tolist(), high.tolist(), added.tolist(), strict=True):
-            change = table[first] if last == first + 1 else table[first:last].sum(0)
+            added_by_picks = table[first] if last == first + 1 else table[first:last].sum(0)
             if more:
-                sums[place] += change
+                sums[place] += added_by_picks
             else:
-                sums[place] -= change
+                sums[place] -= added_by_picks
         held[places] = counts
 
     def _fill(self, ends: Ints) -> None:
@@ -222,10 +227,13 @@ class RidgeProxy:
         self._offsets = np.cumsum(picks) - picks
         self._table = np.empty((int(picks.sum()), self._width * (self._width + task.classes)), self.precision)
         self._known = np.zeros(len(self._table), bool)
-        # No sum of a selection exceeds the bound, and 2^52 steps of the grid are counted exactly.
-        largest = max(float(np.abs(task.train_features(plan.order[part])).max()) for part in row_blocks(len(plan.order)))
-        bound = plan.picks * plan.rows_per_pick * max(1.0, largest) ** 2
-        self._grid = 2.0 ** (np.ceil(np.log2(bound)) - 51)
+        # |Σ a b| ≤ ‖a‖ ‖b‖ over any rows: no sum exceeds the norms' product, and 2^53 steps of the grid are counted exactly.
+        squares = sum(
+            (task.train_features(plan.order[part]).astype(np.float64) ** 2).sum(0) for part in row_blocks(len(plan.order))
+        )
+        norms = np.sqrt(np.maximum(squares, np.finfo(np.float64).tiny))
+        bounds = np.concatenate([np.outer(norms, norms).ravel(), np.tile(norms * norms[-1], task.classes)])
+        self._grid = 2.0 ** (np.ceil(np.log2(bounds)) - 52)
         constant = np.zeros((task.classes, self._width), self.precision)
         constant[:, -1] = task.class_shares
         self._share_weights = constant

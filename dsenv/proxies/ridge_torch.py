@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,9 @@ from dsenv.dataset import Ints
 from dsenv.errors import InputError, require
 from dsenv.metrics import SMALLEST_SCORE, Doubles, balanced_weights, one_hot
 from dsenv.picks import PickPlan
-from dsenv.proxies import Memory
+from dsenv.proxies import Memory, RowSample
 from dsenv.proxies.ridge import MEMO, RidgeProxy
-from dsenv.proxies.scoring import Floats
+from dsenv.proxies.scoring import Floats, direction
 from dsenv.task import SelectionTask
 
 BATCH = 1024
@@ -56,6 +57,16 @@ class TorchRidgeProxy(RidgeProxy):
         """The proxy's name and settings."""
         return {"proxy": "ridge", "precision": self.precision, "computed_by": f"torch {self._device.type}"}
 
+    def score(
+        self,
+        counts: npt.NDArray[np.integer],
+        *,
+        memory: Memory | None = None,
+        samples: Sequence[RowSample] | None = None,
+    ) -> Doubles:
+        """Return Φ of a batch of selections; counts (B, K) -> (B,). As in ``Proxy``; a memory is not used."""
+        return super().score(counts, samples=samples)
+
     def weights(self, counts: npt.NDArray[np.integer], *, memory: Memory | None = None) -> Floats:
         """Return W_S for a batch of selections; counts (B, K) -> (B, d, C). The empty selection predicts class shares."""
         counts = self.plan.check_batch(counts)
@@ -92,8 +103,8 @@ class TorchRidgeProxy(RidgeProxy):
         if self.metric == "neg_log_loss":
             clipped = scores.clamp(SMALLEST_SCORE, 1)
             return (clipped[:, self._labels, self._numbers] / clipped.sum(1)).log().mean(1, dtype=torch.float64)
-        absent = ~weights.any(2)
-        later = absent & (absent.cumsum(1) > 1)  # the first of the classes that all score 0 wins, as in argmax
+        keys = (weights * self._direction).sum(2)  # of equal classes the first wins, as in argmax
+        later = (keys[:, :, None] == keys[:, None, :]).tril(-1).any(2)
         scores = scores.masked_fill(later[:, :, None], -torch.inf)
         predicted = scores.argmax(1)
         hits = predicted == self._labels
@@ -135,6 +146,7 @@ class TorchRidgeProxy(RidgeProxy):
             self._baseline = float((((truth - self.task.class_shares) ** 2).sum(1) * weights).sum())
             return
         self._features = put(features.T)
+        self._direction = put(direction(self._width))
         self._labels = torch.as_tensor(labels, device=self._device)
         self._numbers = torch.arange(len(labels), device=self._device)
         self._sizes = torch.as_tensor(truth.sum(0), device=self._device)

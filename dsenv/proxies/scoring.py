@@ -13,11 +13,17 @@ import numpy.typing as npt
 
 from dsenv.dataset import Ints
 from dsenv.metrics import SMALLEST_SCORE, Doubles, balanced_weights, one_hot
+from dsenv.seeding import generator
 from dsenv.task import SelectionTask
 
 Floats = npt.NDArray[np.floating[Any]]
 
 CHUNK = 32  # models whose predictions stay in the cache together
+
+
+def direction(width: int) -> Doubles:
+    """Return a fixed direction (d,): two classes have equal weights where their products with it are equal."""
+    return generator(0, "equal classes").normal(size=width)
 
 
 class LinearScorer:
@@ -49,6 +55,7 @@ class LinearScorer:
             self._baseline = float((((truth - task.class_shares) ** 2).sum(1) * weight).sum())
         else:
             self._features = np.ascontiguousarray(features.T, dtype)
+            self._direction = direction(features.shape[1]).astype(dtype)
             self._own = self._labels * len(order) + np.arange(len(order))
             self._present, self._starts, self._sizes = np.unique(self._labels, return_index=True, return_counts=True)
 
@@ -61,7 +68,9 @@ class LinearScorer:
         found = np.empty(len(weights))
         for start in range(0, len(weights), CHUNK):
             part = weights[start : start + CHUNK]
-            predicted = part.reshape(-1, part.shape[2]) @ self._features
+            # The log loss shows the last bits, and a product's last bits may depend on its shape: one shape for it.
+            flat = part if self._metric == "neg_log_loss" else part.reshape(-1, part.shape[2])
+            predicted = flat @ self._features
             found[start : start + CHUNK] = measure(part, predicted.reshape(len(part), self._classes, -1))
         return found
 
@@ -78,10 +87,14 @@ class LinearScorer:
         return np.asarray(np.log(self._true(clipped) / clipped.sum(1)).mean(1, dtype=np.float64))
 
     def _hits(self, weights: Floats, scores: Floats) -> npt.NDArray[np.bool_]:
-        """(B, n): is the row's class the first of the highest scores? Changes ``scores``: absent classes cannot tie."""
-        absent = ~weights.any(2)
-        later = absent & (np.cumsum(absent, 1) > 1)
-        if later.any():  # classes that the selection lacks all score 0: the first one wins, as in argmax
+        """(B, n): is the row's class the first of the highest scores? Changes ``scores``: equal classes cannot tie.
+
+        Classes have equal weights where the selection lacks them all, or has the same rows under each: as in argmax, the
+        first one wins.
+        """
+        keys = (weights * self._direction).sum(2)
+        later = np.tril(keys[:, :, None] == keys[:, None, :], -1).any(2)
+        if later.any():
             scores[later] = -np.inf
         return np.asarray(self._true(scores) >= scores.max(1))
 

@@ -80,7 +80,7 @@ class StoredProxy:
             StoreError: where the store cannot be read or written.
         """
         found = np.empty(len(counts))
-        for number, value in self._score_each(counts, samples, memory):
+        for number, value in self.score_each(counts, samples):
             found[number] = value
         return found
 
@@ -88,11 +88,6 @@ class StoredProxy:
         self, counts: npt.NDArray[np.integer], samples: Sequence[RowSample] | None = None
     ) -> Iterator[tuple[int, float]]:
         """Yield (number, Φ) of every selection of a batch (B, K): first what is held, then the rest as it is known."""
-        return self._score_each(counts, samples, None)
-
-    def _score_each(
-        self, counts: npt.NDArray[np.integer], samples: Sequence[RowSample] | None, memory: Memory | None
-    ) -> Iterator[tuple[int, float]]:
         batch = self.plan.check_batch(counts)
         samples = check_samples(batch, samples)
         drawn = [f"{float(sample.share)!r}/{sample.seed}" for sample in samples] if samples else [""] * len(batch)
@@ -112,7 +107,7 @@ class StoredProxy:
             return
         firsts = [numbers[0] for numbers in missing.values()]
         theirs = [samples[number] for number in firsts] if samples else None
-        with closing(self._computed(list(missing), batch[firsts], theirs, memory)) as computed:
+        with closing(self._computed(list(missing), batch[firsts], theirs)) as computed:
             for entries in computed:
                 if not self._described:
                     self.store.describe(self._description)
@@ -124,13 +119,11 @@ class StoredProxy:
                     for number in missing[entry.key]:
                         yield number, entry.score
 
-    def _computed(
-        self, keys: list[Key], batch: Ints, samples: Sequence[RowSample] | None, memory: Memory | None
-    ) -> Generator[list[Entry]]:
+    def _computed(self, keys: list[Key], batch: Ints, samples: Sequence[RowSample] | None) -> Generator[list[Entry]]:
         started = time.perf_counter()
         each = getattr(self.proxy, "score_each", None)
         if each is None:
-            scores = self.proxy.score(batch, memory=memory, samples=samples)
+            scores = self.proxy.score(batch, samples=samples)
             seconds = (time.perf_counter() - started) / len(batch)
             yield [Entry(key, float(value), seconds) for key, value in zip(keys, scores, strict=True)]
             return

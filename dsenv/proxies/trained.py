@@ -17,6 +17,8 @@ from dsenv.picks import PickPlan
 from dsenv.proxies import Memory, RowSample, sampled_rows
 from dsenv.task import SelectionTask
 
+VERSION = 1  # in every recipe: raised when a change of the code changes scores
+
 
 class TrainedProxy(ABC):
     """Φ(S) = metric of a model trained on the rows of S: seconds a score, so that they come one by one.
