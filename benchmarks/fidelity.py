@@ -3,9 +3,9 @@
 ``python -m benchmarks.fidelity [--quick] [--json F]``
 
 The same selections are scored by every proxy and by the target (``benchmarks.target_scores``, run first where scores are
-missing). ``spearman``, ``better_half``, ``unsearched`` and ``regret`` are measured against the target's ``selection`` rows, and may choose a
-proxy; the fields ending in ``_test`` say the same of the test rows, and choose nothing. The scores that take long are
-stored, and a second call goes on where the first was stopped.
+missing). ``spearman``, ``better_half``, ``unsearched`` and ``regret`` are measured against the target's ``selection`` rows,
+and may choose a proxy; the fields ending in ``_test`` say the same of the test rows, and choose nothing. The scores that
+take long are stored, and a second call goes on where the first was stopped.
 """
 
 from __future__ import annotations

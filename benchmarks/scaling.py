@@ -377,10 +377,13 @@ def table(record: dict[str, Any]) -> str:
     for size, varied in points(BASE, VALUES).items():
         for point in varied:
             block = record.get(point_key(point))
-            if block is None:
+            if block is None or (size != "rows" and point == BASE):
                 continue
             seconds, rates = block["seconds"], block["scores_per_second"]
-            cells = [f"{size} = {point[size]:,g}", *(f"{seconds[stage]:.2g}" for stage in ("reduce", "cluster", "build"))]
+            cells = [
+                f"{size} = {int(point[size]):,}" if point[size] >= 1 else f"{size} = {point[size]:g}",
+                *(f"{seconds[stage]:.2g}" for stage in ("reduce", "cluster", "build")),
+            ]
             cells += [f"{block['memory_mib']['build']:,.0f}", f"{seconds['sums']:.2g}"]
             cells += [f"{rates[kind]:,.0f}" for kind in ("batch", "episode")]
             lines.append(f"| {' | '.join(cells)} |")

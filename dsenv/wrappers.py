@@ -50,9 +50,13 @@ class SB3VecEnv(VecEnv):
 
     def reset(self) -> VecEnvObs:
         """Start all episodes, with the seeds and options set since the last reset."""
-        if any(given != self._options[0] for given in self._options):
+        first = self._options[0]
+        if any(
+            given.keys() != first.keys() or not all(np.array_equal(given[key], first[key]) for key in given)
+            for given in self._options
+        ):
             raise InputError("episodes have different options: all episodes of a batch start with the same")
-        observations, info = self.vector.reset(seed=list(self._seeds), options=self._options[0])
+        observations, info = self.vector.reset(seed=list(self._seeds), options=first)
         self.reset_infos = [self._one(info, place) for place in range(self.num_envs)]
         self._reset_seeds()
         self._reset_options()

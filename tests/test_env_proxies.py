@@ -7,6 +7,7 @@ import pytest
 import dsenv
 from dsenv.env import DataSelectEnv
 from dsenv.errors import InputError, StoreError
+from dsenv.proxies.ridge import RidgeProxy
 from dsenv.proxies.store import ScoreStore
 from dsenv.registration import SMALL
 
@@ -53,6 +54,23 @@ def test_the_vector_environment_plays_a_trained_proxy_too():
     for action in range(4):
         mine, expected = (env.step(np.array([action, action + 5])) for env in (ours, theirs))
         assert np.array_equal(mine[0], expected[0]) and np.array_equal(mine[1], expected[1])
+
+
+def test_a_stored_ridge_in_a_vector_environment_that_knows_some_scores(tmp_path):
+    """Two episodes at the same selection, others known already, others new: as without a store."""
+    plain = DataSelectEnv("synthetic", **SHORT)
+    remembered = dsenv.StoredProxy(RidgeProxy(plain.task, plain.plan, plain.metric, memo=0), tmp_path / "scores.sqlite")
+    for seed in range(3):
+        ours, theirs = (
+            gym.make_vec("DataSelect-Synthetic-v0", 4, proxy=proxy, **SHORT) for proxy in (remembered, plain.proxy)
+        )
+        rng = np.random.default_rng(seed)
+        for env in (ours, theirs):
+            env.reset(seed=0)
+        for _ in range(4):
+            actions = rng.integers(0, 3, 4)
+            assert np.array_equal(ours.step(actions)[1], theirs.step(actions)[1])
+    assert remembered.hits and remembered.misses
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ from dsenv.picks import plan_picks
 from dsenv.proxies import Memory, RowSample, empty_score, make_proxy, recipe_digest, sampled_rows
 from dsenv.proxies.ridge import RidgeProxy
 from dsenv.proxies.ridge_torch import TorchRidgeProxy
-from dsenv.search import random_counts
+from dsenv.search import random_counts, search
 from dsenv.synthetic import synthetic_task
 from dsenv.task import Split
 
@@ -232,3 +232,40 @@ def test_cuda_gives_the_same_scores():
     for metric in METRICS:
         found = TorchRidgeProxy(env.task, env.plan, metric, device="cuda").score(batch)
         assert np.abs(found - RidgeProxy(env.task, env.plan, metric).score(batch)).max() < 2e-3
+
+
+def test_equal_classes_are_told_apart_as_argmax_does():
+    """The same rows under two labels give two classes equal weights: the first of them is predicted, not both."""
+    rng = np.random.default_rng(0)
+    half = np.concatenate([rng.normal(size=(30, 4)), np.ones((30, 1))], 1).astype(np.float32)
+    labels = np.repeat([0, 1], 30)
+    reward = Split(
+        np.concatenate([rng.normal(size=(40, 4)), np.ones((40, 1))], 1).astype(np.float32), np.arange(40) % 3, np.full(40, -1)
+    )
+    task = Problem(np.concatenate([half, half]), labels, 3, 1e-3, reward)
+    plan = plan_picks(Clustering(np.zeros(60, np.int64), np.arange(60)), budget=1.0, picks=1)
+    counts = np.ones((1, 1), np.int64)
+    for metric in ("accuracy", "macro_f1"):
+        for proxy in (RidgeProxy(task, plan, metric), TorchRidgeProxy(task, plan, metric, precision="float64", device="cpu")):
+            weights = proxy.weights(counts)[0]
+            weights[:, 1] = weights[:, 0]
+            expected = float(score(metric, reward.features.astype(np.float64) @ weights, reward.labels, task.class_shares))
+            assert proxy.score(counts)[0] == pytest.approx(expected)
+
+
+def test_single_precision_forgets_nothing_after_a_large_cluster_leaves():
+    env = DataSelectEnv("googleplay", unit="cluster", clustering="kmeans")
+    exact = RidgeProxy(env.task, env.plan, "brier_skill")
+    single = RidgeProxy(env.task, env.plan, "brier_skill", precision="float32", memo=0)
+    large, small = int(env.plan.sizes.argmax()), int(env.plan.sizes.argmin())
+    counts, memory = np.zeros((2, env.plan.clusters), np.int64), Memory()
+    counts[0, [large, small]] = counts[1, small] = 1
+    for row in (counts[:1], counts[1:]):
+        assert single.score(row, memory=memory)[0] == pytest.approx(exact.score(row)[0], abs=1e-3)
+
+
+def test_searches_share_a_torch_proxy():
+    env = DataSelectEnv("synthetic", picks=6, budget=0.02)
+    proxy = TorchRidgeProxy(env.task, env.plan, env.metric, device="cpu")
+    found = [search(proxy, method, evaluations=200).best_score for method in ("greedy", "swap", "best_of", "greedy")]
+    assert found[0] == found[3]

@@ -49,7 +49,18 @@ def test_the_same_steps(keywords):
         assert np.array_equal(masks, np.stack(theirs.env_method("action_masks")))
     assert ours.has_attr("action_masks") and ours.get_attr("metric") == ["brier_skill"] * 4
     assert ours.env_is_wrapped(VecMonitor) == [False] * 4
-    for call in (lambda: ours.env_method("step", 1), lambda: ours.set_attr("metric", "accuracy")):
+    assert [counts.sum() for counts in ours.get_attr("counts")] == [counts.sum() for counts in theirs.get_attr("counts")]
+    assert np.array_equal(ours.get_attr("action_masks", 2)[0](), theirs.env_method("action_masks", indices=2)[0])
+    ours.set_options({"counts": np.eye(48, dtype=int)[3]})
+    ours.reset()
+    assert [counts[3] for counts in ours.get_attr("counts")] == [1] * 4
+    ours.set_options([{}, {"counts": np.zeros(48, int)}, {}, {}])
+    for call in (
+        lambda: ours.env_method("step", 1),
+        lambda: ours.set_attr("metric", "accuracy"),
+        lambda: ours.get_attr("episodes"),
+        ours.reset,
+    ):
         with pytest.raises(InputError):
             call()
 
