@@ -278,7 +278,7 @@ def main() -> None:
     try:
         app()
     except DsenvError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False)
+        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         raise SystemExit(2) from error
 
 
