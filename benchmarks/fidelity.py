@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import spearmanr
+from scipy.stats import rankdata, spearmanr
 
 from benchmarks.records import RESULTS, provenance, read_record, store_block
 from benchmarks.target_scores import TASKS, load_pool, read_scores
@@ -47,31 +47,31 @@ PICTURE = Path(__file__).parent.parent / "docs" / "fidelity.png"
 
 log = logging.getLogger(__name__)
 
-MakeProxy = Callable[[SelectionTask, PickPlan, TextDataset], Proxy]
+MakeProxy = Callable[[SelectionTask, PickPlan, TextDataset, int], Proxy]
 PROXIES: dict[str, MakeProxy] = {
-    "ridge": lambda task, plan, texts: RidgeProxy(task, plan, REPORTED[task.reported], memo=0),
-    "ridge, reported metric": lambda task, plan, texts: RidgeProxy(task, plan, task.reported, memo=0),
-    "ridge, log loss": lambda task, plan, texts: RidgeProxy(task, plan, "neg_log_loss", memo=0),
-    "surrogate mlp": lambda task, plan, texts: SurrogateProxy.fit(
+    "ridge": lambda task, plan, texts, evaluations: RidgeProxy(task, plan, REPORTED[task.reported], memo=0),
+    "ridge, reported metric": lambda task, plan, texts, evaluations: RidgeProxy(task, plan, task.reported, memo=0),
+    "ridge, log loss": lambda task, plan, texts, evaluations: RidgeProxy(task, plan, "neg_log_loss", memo=0),
+    "surrogate mlp": lambda task, plan, texts, evaluations: SurrogateProxy.fit(
         RidgeProxy(task, plan, REPORTED[task.reported]), model="mlp"
     ),
-    "surrogate set transformer": lambda task, plan, texts: SurrogateProxy.fit(
-        RidgeProxy(task, plan, REPORTED[task.reported]), model="set_transformer"
+    "surrogate set transformer": lambda task, plan, texts, evaluations: SurrogateProxy.fit(
+        RidgeProxy(task, plan, REPORTED[task.reported]), model="set_transformer", evaluations=evaluations
     ),
-    "probe logistic": lambda task, plan, texts: ProbeProxy(task, plan, REPORTED[task.reported]),
-    "probe mlp": lambda task, plan, texts: ProbeProxy(task, plan, REPORTED[task.reported], head="mlp"),
-    "finetune, log loss": lambda task, plan, texts: FinetuneProxy(task, plan, "neg_log_loss", texts),
+    "probe logistic": lambda task, plan, texts, evaluations: ProbeProxy(task, plan, REPORTED[task.reported]),
+    "probe mlp": lambda task, plan, texts, evaluations: ProbeProxy(task, plan, REPORTED[task.reported], head="mlp"),
+    "finetune, log loss": lambda task, plan, texts, evaluations: FinetuneProxy(task, plan, "neg_log_loss", texts),
 }
 
 
 def rank_correlation(proxy: Doubles, target: Doubles) -> Interval:
-    """Return Spearman's correlation with a percentile interval over resampled selections."""
-    rng = generator(0, "fidelity")
-    drawn: list[float] = []
-    while len(drawn) < RESAMPLES:
-        again = rng.integers(0, len(target), len(target))
-        if np.ptp(target[again]) > 0 and np.ptp(proxy[again]) > 0:
-            drawn.append(float(spearmanr(proxy[again], target[again]).statistic))
+    """Return Spearman's correlation with a percentile interval over resampled selections; 0 [-1, 1] where all are tied."""
+    if len(target) < 2 or not np.ptp(target) or not np.ptp(proxy):
+        return Interval(0.0, -1.0, 1.0)
+    again = generator(0, "fidelity").integers(0, len(target), (RESAMPLES, len(target)))
+    ranks = [rankdata(values[again], axis=1) - (len(target) + 1) / 2 for values in (proxy, target)]
+    spreads = np.sqrt((ranks[0] ** 2).sum(1) * (ranks[1] ** 2).sum(1))
+    drawn = (ranks[0] * ranks[1]).sum(1)[spreads > 0] / spreads[spreads > 0]
     low, high = np.quantile(drawn, [0.025, 0.975])
     return Interval(float(spearmanr(proxy, target).statistic), float(low), float(high))
 
@@ -104,6 +104,8 @@ def ceiling(block: dict[str, Any], split: str) -> dict[str, float]:
             for number in block["repeated"]
         ]
     )
+    if not np.ptp(scores, axis=0).all():
+        return {**asdict(Interval(0.0, -1.0, 1.0)), "spread": float(scores.std(1, ddof=1).mean())}
     rng = generator(0, "fidelity ceiling")
 
     def agreement(rows: np.ndarray) -> float:
@@ -120,11 +122,11 @@ def ceiling(block: dict[str, Any], split: str) -> dict[str, float]:
 
 
 def score(
-    name: str, task: SelectionTask, plan: PickPlan, texts: TextDataset, counts: Ints, store: ScoreStore
+    name: str, task: SelectionTask, plan: PickPlan, texts: TextDataset, counts: Ints, store: ScoreStore, evaluations: int
 ) -> dict[str, Any]:
     """Score every selection with one proxy: the scores, the seconds of making the proxy and of one score."""
     started = time.perf_counter()
-    proxy = PROXIES[name](task, plan, texts)
+    proxy = PROXIES[name](task, plan, texts, evaluations)
     made = time.perf_counter() - started
     if isinstance(proxy, FinetuneProxy):
         proxy = StoredProxy(proxy, store)
@@ -160,7 +162,7 @@ def main() -> None:
         path, folder = given.json or RESULTS / "fidelity.json", cache_folder()
         if given.quick:
             given.tasks = ["synthetic-texts"]
-            sizes = {"pool": 600, "count": 8, "repeated": 4, "size": 60, "path": Path(scratch) / "targets.json"}
+            sizes = {"pool": 400, "count": 10, "repeated": 2, "size": 40, "path": Path(scratch) / "targets.json"}
             path, folder = given.json or Path(scratch) / "fidelity.json", Path(scratch)
         folder.mkdir(parents=True, exist_ok=True)
         with ScoreStore(folder / "fidelity.sqlite") as store:
@@ -190,7 +192,7 @@ def _measure(name: str, given: argparse.Namespace, sizes: dict[str, Any], path: 
     block["proxies"] = {name: found for name, found in block["proxies"].items() if name in PROXIES}
     for proxy in given.proxies:
         log.info("%s: %s", name, proxy)
-        found = score(proxy, task, plan, texts, counts, store)
+        found = score(proxy, task, plan, texts, counts, store, 128 if given.quick else 1024)
         block["proxies"][proxy] = {**found, **fidelity(np.array(found["scores"]), selection, test, searched)}
         store_block(path, key, block)
 

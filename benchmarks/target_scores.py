@@ -10,9 +10,12 @@ the ``selection`` column alone: ``read_scores`` gives that one unless it is aske
 from __future__ import annotations
 
 import argparse
+import copy
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +32,7 @@ from dsenv.search import random_counts, search
 from dsenv.seeding import generator
 from dsenv.synthetic import synthetic_texts
 from dsenv.task import REPORTED, SelectionTask
-from dsenv.training import Recipe, fit, load_target, predict
+from dsenv.training import Recipe, Target, fit, load_target, predict
 
 TASKS = ("googleplay-noisy", "hateunion-hatexplain", "googleplay", "hateunion", "banking77", "infotabs", "goemotions")
 ACCURACY = ("googleplay-noisy", "banking77", "infotabs", "synthetic-texts")
@@ -121,12 +124,23 @@ def samples(task: SelectionTask, size: int) -> dict[str, Ints]:
     }
 
 
+def _fresh(classes: int, seed: int) -> Target:
+    """The target before training, read from disk once."""
+    target = _loaded(classes, seed)
+    return replace(target, model=copy.deepcopy(target.model))
+
+
+@lru_cache(maxsize=3)
+def _loaded(classes: int, seed: int) -> Target:
+    return load_target(RECIPE, classes, seed)
+
+
 def target_scores(
     dataset: TextDataset, task: SelectionTask, plan: PickPlan, counts: Ints, seed: int, size: int
 ) -> dict[str, dict[str, float]]:
     """Fine-tune the target on one selection; return the metrics on both samples and the seconds."""
     started = time.perf_counter()
-    target = load_target(RECIPE, task.classes, seed)
+    target = _fresh(task.classes, seed)
     fit(target, dataset.train.take(task.train_rows[plan.rows(counts)]), seed)
     fitted = time.perf_counter()
     found: dict[str, dict[str, float]] = {}

@@ -55,6 +55,8 @@ def test_fidelity_by_hand():
     found = fidelity.fidelity(-truth, truth, truth, none)
     assert found["spearman"]["value"] == pytest.approx(-1) and found["regret"] == pytest.approx(0.9)
     assert found["spearman"]["high"] == pytest.approx(-1)
+    tied = fidelity.rank_correlation(truth, np.full(10, 0.4))
+    assert (tied.value, tied.low, tied.high) == (0, -1, 1)
     noisy = fidelity.rank_correlation(np.random.default_rng(0).random(40), np.random.default_rng(1).random(40))
     assert noisy.low < noisy.value < noisy.high and noisy.low < 0 < noisy.high
 
