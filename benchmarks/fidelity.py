@@ -53,7 +53,7 @@ PROXIES: dict[str, MakeProxy] = {
     "ridge, reported metric": lambda task, plan, texts, evaluations: RidgeProxy(task, plan, task.reported, memo=0),
     "ridge, log loss": lambda task, plan, texts, evaluations: RidgeProxy(task, plan, "neg_log_loss", memo=0),
     "surrogate mlp": lambda task, plan, texts, evaluations: SurrogateProxy.fit(
-        RidgeProxy(task, plan, REPORTED[task.reported]), model="mlp"
+        RidgeProxy(task, plan, REPORTED[task.reported]), model="mlp", evaluations=evaluations
     ),
     "surrogate set transformer": lambda task, plan, texts, evaluations: SurrogateProxy.fit(
         RidgeProxy(task, plan, REPORTED[task.reported]), model="set_transformer", evaluations=evaluations
