@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Protocol
@@ -109,6 +109,25 @@ class Proxy(Protocol):
         Returns:
             (B,) scores.
         """
+
+
+def check_samples(counts: npt.NDArray[np.integer], samples: Sequence[RowSample] | None) -> Sequence[RowSample] | None:
+    """Return ``samples``.
+
+    Raises:
+        InputError: where they are not one for each selection (B, K).
+    """
+    if samples is not None and len(samples) != len(counts):
+        raise InputError(f"{len(samples)} samples for {len(counts)} selections: allowed is one for each")
+    return samples
+
+
+def in_order(scored: Iterable[tuple[int, float]], size: int) -> Doubles:
+    """Return (size,) scores from (number, score) in any order."""
+    found = np.empty(size)
+    for number, value in scored:
+        found[number] = value
+    return found
 
 
 def empty_score(task: SelectionTask, metric: str, sample: RowSample | None = None) -> float:

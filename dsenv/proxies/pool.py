@@ -23,9 +23,8 @@ from dsenv.dataset import Ints
 from dsenv.errors import DsenvError, InputError, one_of, require
 from dsenv.metrics import Doubles
 from dsenv.progress import track
-from dsenv.proxies import Memory, Proxy, RowSample
+from dsenv.proxies import Memory, Proxy, RowSample, check_samples, in_order
 from dsenv.proxies.entries import name_selection
-from dsenv.proxies.stored import check_samples
 
 EXECUTORS = ("local", "process", "ray")
 SWEEP = 4
@@ -95,10 +94,7 @@ class PooledProxy:
         """
         if self.executor == "local":
             return self.proxy.score(counts, memory=memory, samples=check_samples(counts, samples))
-        found = np.empty(len(counts))
-        for number, value in self.score_each(counts, samples):
-            found[number] = value
-        return found
+        return in_order(self.score_each(counts, samples), len(counts))
 
     def score_each(
         self, counts: npt.NDArray[np.integer], samples: Sequence[RowSample] | None = None

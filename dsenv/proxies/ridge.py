@@ -14,7 +14,7 @@ from dsenv.dataset import Ints
 from dsenv.errors import InputError, one_of
 from dsenv.metrics import METRICS, Doubles, one_hot, score
 from dsenv.picks import PickPlan
-from dsenv.proxies import Memory, RowSample, empty_score, sampled_rows
+from dsenv.proxies import Memory, RowSample, check_samples, empty_score, sampled_rows
 from dsenv.proxies.scoring import Floats, LinearScorer
 from dsenv.task import SelectionTask, Split
 
@@ -114,8 +114,7 @@ class RidgeProxy:
         return np.where(counts.any(1), found, self._empty)
 
     def _score_samples(self, counts: Ints, memory: Memory | None, samples: Sequence[RowSample]) -> Doubles:
-        if len(samples) != len(counts):
-            raise InputError(f"{len(samples)} samples of reward rows for {len(counts)} selections: allowed is one for each")
+        check_samples(counts, samples)
         weights, reward = self.weights(counts, memory=memory).astype(np.float64), self.task.reward
         found = np.empty(len(counts))
         for i, sample in enumerate(samples):

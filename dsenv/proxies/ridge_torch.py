@@ -10,11 +10,11 @@ import numpy.typing as npt
 
 from dsenv.dataset import Ints
 from dsenv.errors import InputError, require
-from dsenv.metrics import SMALLEST_SCORE, Doubles, balanced_weights, one_hot
+from dsenv.metrics import SMALLEST_SCORE, Doubles
 from dsenv.picks import PickPlan
 from dsenv.proxies import Memory, RowSample
 from dsenv.proxies.ridge import MEMO, RidgeProxy
-from dsenv.proxies.scoring import Floats, direction
+from dsenv.proxies.scoring import Floats
 from dsenv.task import SelectionTask
 
 BATCH = 1024
@@ -96,9 +96,9 @@ class TorchRidgeProxy(RidgeProxy):
     def _measure(self, weights: Any) -> Any:
         """The metric (B,) of models Wᵀ (B, C, d)."""
         torch = require("torch", "finetune")
-        if self._gram is not None:
+        if self._scorer.quadratic:
             products = (weights * (weights @ self._gram - 2 * self._targets)).sum((1, 2), dtype=torch.float64)
-            return 1 - (self._constant + products) / self._baseline
+            return 1 - (self._scorer.constant + products) / self._scorer.baseline
         scores = weights @ self._features
         if self.metric == "neg_log_loss":
             clipped = scores.clamp(SMALLEST_SCORE, 1)
@@ -135,21 +135,14 @@ class TorchRidgeProxy(RidgeProxy):
             blocks.append(np.cumsum(added, 0))
         self._firsts = np.cumsum(picks + 1) - (picks + 1)
         self._prefixes, self._shares = put(np.concatenate(blocks)), put(self._share_weights)
-        labels, features = self.task.reward.labels, self.task.reward.features.astype(np.float64)
-        truth = one_hot(labels, self.task.classes)
-        weights = {"brier_skill": np.ones(len(labels)), "balanced_brier_skill": balanced_weights(labels)}.get(self.metric)
-        self._gram = None
-        if weights is not None:
-            weighted = features * weights[:, None]
-            self._gram, self._targets = put(weighted.T @ features), put(truth.T @ weighted)
-            self._constant = float(weights.sum())
-            self._baseline = float((((truth - self.task.class_shares) ** 2).sum(1) * weights).sum())
+        scorer = self._scorer
+        if scorer.quadratic:
+            self._gram, self._targets = put(scorer.gram), put(scorer.targets)
             return
-        self._features = put(features.T)
-        self._direction = put(direction(self._width))
-        self._labels = torch.as_tensor(labels, device=self._device)
-        self._numbers = torch.arange(len(labels), device=self._device)
-        self._sizes = torch.as_tensor(truth.sum(0), device=self._device)
+        self._features, self._direction = put(scorer.features), put(scorer.direction)
+        self._labels = torch.as_tensor(scorer.labels, device=self._device)
+        self._numbers = torch.arange(len(scorer.labels), device=self._device)
+        self._sizes = torch.bincount(self._labels, minlength=self.task.classes)
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out what is computed from the task."""

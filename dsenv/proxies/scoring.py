@@ -41,41 +41,41 @@ class LinearScorer:
     def __init__(self, task: SelectionTask, metric: str, dtype: npt.DTypeLike = np.float64) -> None:
         self._classes, self._metric = task.classes, metric
         order = np.argsort(task.reward.labels, kind="stable")
-        self._labels: Ints = task.reward.labels[order]
+        self.labels: Ints = task.reward.labels[order]
         features = task.reward.features[order].astype(np.float64)
-        weights = {"brier_skill": np.ones(len(order)), "balanced_brier_skill": balanced_weights(self._labels)}
-        self._quadratic = metric in weights
-        if self._quadratic:
+        weights = {"brier_skill": np.ones(len(order)), "balanced_brier_skill": balanced_weights(self.labels)}
+        self.quadratic = metric in weights
+        if self.quadratic:
             weight = weights[metric]
-            truth = one_hot(self._labels, task.classes)
+            truth = one_hot(self.labels, task.classes)
             weighted = features * weight[:, None]
-            self._gram = (weighted.T @ features).astype(dtype)
-            self._targets = (truth.T @ weighted).astype(dtype)
-            self._constant = float(weight.sum())
-            self._baseline = float((((truth - task.class_shares) ** 2).sum(1) * weight).sum())
+            self.gram = (weighted.T @ features).astype(dtype)
+            self.targets = (truth.T @ weighted).astype(dtype)
+            self.constant = float(weight.sum())
+            self.baseline = float((((truth - task.class_shares) ** 2).sum(1) * weight).sum())
         else:
-            self._features = np.ascontiguousarray(features.T, dtype)
-            self._direction = direction(features.shape[1]).astype(dtype)
-            self._own = self._labels * len(order) + np.arange(len(order))
-            self._present, self._starts, self._sizes = np.unique(self._labels, return_index=True, return_counts=True)
+            self.features = np.ascontiguousarray(features.T, dtype)
+            self.direction = direction(features.shape[1]).astype(dtype)
+            self._own = self.labels * len(order) + np.arange(len(order))
+            self._present, self._starts, self._sizes = np.unique(self.labels, return_index=True, return_counts=True)
 
     def score(self, weights: Floats) -> Doubles:
         """Return the metric of models Wᵀ (B, C, d), shape (B,)."""
-        if self._quadratic:
-            products = (weights * (weights @ self._gram - 2 * self._targets)).reshape(len(weights), -1)
-            return np.asarray(1 - (self._constant + products.sum(1, dtype=np.float64)) / self._baseline)
+        if self.quadratic:
+            products = (weights * (weights @ self.gram - 2 * self.targets)).reshape(len(weights), -1)
+            return np.asarray(1 - (self.constant + products.sum(1, dtype=np.float64)) / self.baseline)
         measure = {"accuracy": self._accuracy, "macro_f1": self._macro_f1, "neg_log_loss": self._neg_log_loss}[self._metric]
         found = np.empty(len(weights))
         for start in range(0, len(weights), CHUNK):
             part = weights[start : start + CHUNK]
             # The log loss shows the last bits, and a product's last bits may depend on its shape: one shape for it.
             flat = part if self._metric == "neg_log_loss" else part.reshape(-1, part.shape[2])
-            predicted = flat @ self._features
+            predicted = flat @ self.features
             found[start : start + CHUNK] = measure(part, predicted.reshape(len(part), self._classes, -1))
         return found
 
     def _accuracy(self, weights: Floats, scores: Floats) -> Doubles:
-        return np.asarray(self._hits(weights, scores).sum(1, dtype=np.int32) / len(self._labels))
+        return np.asarray(self._hits(weights, scores).sum(1, dtype=np.int32) / len(self.labels))
 
     def _macro_f1(self, weights: Floats, scores: Floats) -> Doubles:
         hits = np.add.reduceat(self._hits(weights, scores), self._starts, axis=1, dtype=np.int64)
@@ -92,7 +92,7 @@ class LinearScorer:
         Classes have equal weights where the selection lacks them all, or has the same rows under each: as in argmax, the
         first one wins.
         """
-        keys = (weights * self._direction).sum(2)
+        keys = (weights * self.direction).sum(2)
         later = np.tril(keys[:, :, None] == keys[:, None, :], -1).any(2)
         if later.any():
             scores[later] = -np.inf

@@ -16,20 +16,9 @@ import numpy.typing as npt
 from dsenv.dataset import Ints
 from dsenv.errors import InputError
 from dsenv.metrics import Doubles
-from dsenv.proxies import Memory, Proxy, RowSample, recipe_digest
+from dsenv.proxies import Memory, Proxy, RowSample, check_samples, in_order, recipe_digest
 from dsenv.proxies.entries import Description, Entry, Key, name_selection, pack_counts, unpack_counts
 from dsenv.proxies.store import ScoreStore
-
-
-def check_samples(counts: npt.NDArray[np.integer], samples: Sequence[RowSample] | None) -> Sequence[RowSample] | None:
-    """Return ``samples``.
-
-    Raises:
-        InputError: where they are not one for each selection (B, K).
-    """
-    if samples is not None and len(samples) != len(counts):
-        raise InputError(f"{len(samples)} samples for {len(counts)} selections: allowed is one for each")
-    return samples
 
 
 class StoredProxy:
@@ -79,10 +68,7 @@ class StoredProxy:
             InputError: with ``compute=False``, for a selection that the store does not hold.
             StoreError: where the store cannot be read or written.
         """
-        found = np.empty(len(counts))
-        for number, value in self.score_each(counts, samples):
-            found[number] = value
-        return found
+        return in_order(self.score_each(counts, samples), len(counts))
 
     def score_each(
         self, counts: npt.NDArray[np.integer], samples: Sequence[RowSample] | None = None

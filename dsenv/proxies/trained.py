@@ -14,7 +14,7 @@ from dsenv.dataset import Ints
 from dsenv.errors import InputError, one_of
 from dsenv.metrics import METRICS, Doubles, score
 from dsenv.picks import PickPlan
-from dsenv.proxies import Memory, RowSample, sampled_rows
+from dsenv.proxies import Memory, RowSample, check_samples, in_order, sampled_rows
 from dsenv.task import SelectionTask
 
 VERSION = 1  # in every recipe: raised when a change of the code changes scores
@@ -66,15 +66,13 @@ class TrainedProxy(ABC):
         samples: Sequence[RowSample] | None = None,
     ) -> Doubles:
         """Return Φ of a batch of selections; counts (B, K) -> (B,). As in ``Proxy``."""
-        found = np.empty(len(counts))
-        for number, value in self.score_each(counts, samples):
-            found[number] = value
-        return found
+        return in_order(self.score_each(counts, samples), len(counts))
 
     def score_each(
         self, counts: npt.NDArray[np.integer], samples: Sequence[RowSample] | None = None
     ) -> Iterator[tuple[int, float]]:
         """Yield (number, Φ) of every selection of a batch (B, K) as soon as it is known."""
+        samples = check_samples(counts, samples)
         for number, row in enumerate(self.plan.check_batch(counts)):
             yield number, self._score(row, samples[number] if samples else None)
 
