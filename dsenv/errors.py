@@ -7,6 +7,8 @@ import importlib
 from collections.abc import Iterable
 from types import ModuleType
 
+import numpy as np
+
 
 class DsenvError(Exception):
     """Base class of every error that dsenv raises on purpose."""
@@ -40,6 +42,16 @@ def one_of(what: str, value: object, allowed: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(value), names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise InputError(f"unknown {what} {value!r}.{hint} Allowed: {', '.join(names)}")
+
+
+def check_whole(what: str, value: object, least: int) -> None:
+    """Refuse what is not a whole number from ``least``.
+
+    Raises:
+        InputError: naming the value and what is allowed.
+    """
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise InputError(f"{what} {value!r}: allowed are whole numbers from {least}")
 
 
 def require(module: str, extra: str) -> ModuleType:

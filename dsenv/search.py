@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from dsenv.dataset import Ints
 from dsenv.env import DataSelectEnv
-from dsenv.errors import DsenvError, InputError, one_of
+from dsenv.errors import DsenvError, check_whole, one_of
 from dsenv.metrics import Doubles
 from dsenv.picks import PickPlan
 from dsenv.proxies import Memory, Proxy
@@ -169,8 +169,7 @@ def search(proxy: Proxy, method: str, *, evaluations: int = 4096, seed: int = 0)
     """
     one_of("method", method, SEARCHES)
     for what, value, least in (("evaluations", evaluations, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-            raise InputError(f"{what} {value!r}: allowed are whole numbers from {least}")
+        check_whole(what, value, least)
     evaluator = Evaluator(proxy, evaluations)
     try:
         SEARCHES[method](evaluator, generator(seed, "search"))

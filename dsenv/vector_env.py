@@ -13,7 +13,7 @@ from gymnasium.vector.utils import batch_space
 
 from dsenv.env import DataSelectEnv, EpisodeOver, start_counts
 from dsenv.episodes import Episodes
-from dsenv.errors import InputError
+from dsenv.errors import InputError, check_whole
 
 Flags = npt.NDArray[np.bool_]
 
@@ -42,8 +42,7 @@ class DataSelectVectorEnv(VectorEnv[Any, Any, Any]):
     def __init__(
         self, num_envs: int = 1, *, autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP, **keywords: Any
     ) -> None:
-        if isinstance(num_envs, bool) or not isinstance(num_envs, (int, np.integer)) or num_envs < 1:
-            raise InputError(f"num_envs {num_envs!r}: allowed are whole numbers from 1")
+        check_whole("num_envs", num_envs, 1)
         modes = [mode.value for mode in AutoresetMode]
         if autoreset_mode not in (*AutoresetMode, *modes):
             raise InputError(f"autoreset_mode {autoreset_mode!r}: allowed are {', '.join(modes)}")

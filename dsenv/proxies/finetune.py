@@ -14,7 +14,7 @@ import numpy as np
 
 from dsenv.dataset import Ints, TextDataset, stratified_sample
 from dsenv.encoders import MINILM_SHA256
-from dsenv.errors import InputError, one_of, require
+from dsenv.errors import InputError, check_whole, one_of, require
 from dsenv.metrics import Doubles
 from dsenv.picks import PickPlan
 from dsenv.proxies import RowSample
@@ -76,8 +76,7 @@ class FinetuneProxy(TrainedProxy):
         super().__init__(task, plan, metric, seed)
         if isinstance(rows, bool) or not 0 < rows <= 1:
             raise InputError(f"rows {rows!r} is not a share of the selected rows: allowed are above 0 up to 1")
-        if isinstance(reward_rows, bool) or not isinstance(reward_rows, (int, np.integer)) or reward_rows < 1:
-            raise InputError(f"reward_rows {reward_rows!r}: allowed are whole numbers from 1")
+        check_whole("reward_rows", reward_rows, 1)
         self.rows, self.reward_rows, self.empty = float(rows), int(reward_rows), one_of("empty", empty, EMPTY)
         self.training = Recipe(
             target=model,

@@ -12,7 +12,7 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax, softmax
 
 from dsenv.dataset import Ints
-from dsenv.errors import InputError, one_of, require
+from dsenv.errors import InputError, check_whole, one_of, require
 from dsenv.metrics import Doubles, one_hot
 from dsenv.picks import PickPlan
 from dsenv.proxies.trained import VERSION, TrainedProxy
@@ -72,8 +72,7 @@ class ProbeProxy(TrainedProxy):
         if isinstance(regularisation, bool) or not 0 < regularisation < np.inf:
             raise InputError(f"regularisation {regularisation!r}: allowed are numbers above 0")
         for what, value in (("hidden", hidden), ("steps", steps)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
-                raise InputError(f"{what} {value!r}: allowed are whole numbers from 1")
+            check_whole(what, value, 1)
         if head == "mlp":
             require("torch", "finetune")
         self.regularisation, self.hidden, self.steps = float(regularisation), int(hidden), int(steps)

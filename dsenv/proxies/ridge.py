@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dsenv.blocks import row_blocks
 from dsenv.dataset import Ints
-from dsenv.errors import InputError, one_of
+from dsenv.errors import InputError, check_whole, one_of
 from dsenv.metrics import METRICS, Doubles, one_hot, score
 from dsenv.picks import PickPlan
 from dsenv.proxies import Memory, RowSample, check_samples, empty_score, sampled_rows
@@ -63,8 +63,7 @@ class RidgeProxy:
     ) -> None:
         self.task, self.plan, self.metric = task, plan, one_of("metric", metric, METRICS)
         self.precision = one_of("precision", precision, PRECISIONS)
-        if isinstance(memo, bool) or not isinstance(memo, (int, np.integer)) or memo < 0:
-            raise InputError(f"memo {memo!r}: allowed are whole numbers from 0")
+        check_whole("memo", memo, 0)
         self._memo_size = int(memo)
         self._prepare()
 

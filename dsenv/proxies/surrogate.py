@@ -14,7 +14,7 @@ import numpy.typing as npt
 from scipy.stats import spearmanr
 
 from dsenv.dataset import Ints
-from dsenv.errors import InputError, one_of, require
+from dsenv.errors import InputError, check_whole, one_of, require
 from dsenv.files import atomic_write
 from dsenv.metrics import Doubles
 from dsenv.picks import PickPlan
@@ -187,8 +187,7 @@ class SurrogateProxy:
         one_of("model", model, MODELS)
         epochs = MODELS[model].epochs if epochs is None else epochs
         for what, value, least in (("evaluations", evaluations, FEWEST), ("seed", seed, 0), ("epochs", epochs, 1)):
-            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-                raise InputError(f"{what} {value!r}: allowed are whole numbers from {least}")
+            check_whole(what, value, least)
         if isinstance(hold_out, bool) or not 0 < hold_out < 1:
             raise InputError(f"hold_out {hold_out!r}: allowed are shares above 0 and below 1")
         if counts is None:

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsenv.dataset import Ints
-from dsenv.errors import InputError, one_of
+from dsenv.errors import check_whole, one_of
 from dsenv.metrics import METRICS, Doubles, score
 from dsenv.picks import PickPlan
 from dsenv.proxies import Memory, RowSample, check_samples, in_order, sampled_rows
@@ -32,8 +32,7 @@ class TrainedProxy(ABC):
     """
 
     def __init__(self, task: SelectionTask, plan: PickPlan, metric: str, seed: int = 0) -> None:
-        if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-            raise InputError(f"seed {seed!r}: allowed are whole numbers from 0")
+        check_whole("seed", seed, 0)
         self.task, self.plan, self.metric, self.seed = task, plan, one_of("metric", metric, METRICS), int(seed)
         self._last: tuple[bytes, Any] | None = None
 
