@@ -57,7 +57,7 @@ def select_on_reviews() -> None:
     rows["class-mix rows"] = ([class_mix_rows(task, count, env.metric, rng(s)) for s in SEEDS], "11")
     for method in ("best_of", "greedy", "swap"):
         found = [search(env.proxy, method, evaluations=SEARCH_EVALUATIONS, seed=s) for s in SEEDS]
-        rows[method] = ([plan.rows(f.best_counts) for f in found if f.best_counts is not None], str(found[0].used))
+        rows[method] = ([plan.rows(f.counts) for f in found], str(found[0].used))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     for agent in AGENTS:
@@ -93,8 +93,7 @@ def fine_tune_on_texts() -> None:
     env = DataSelectEnv(task, picks=50)  # two rows a pick: 5% is 100 rows
     found = search(env.proxy, "swap", evaluations=SEARCH_EVALUATIONS, seed=0)
     searched = time.perf_counter() - started
-    assert found.best_counts is not None
-    swap = Selection.from_counts(task, env.plan, found.best_counts, "swap")
+    swap = Selection.from_counts(task, env.plan, found.counts, "swap")
     random = Selection.from_rows(task, random_rows(task, len(swap.rows), generator(0, "baseline rows")), "random rows")
     console.print(f"built in {built:.0f} s, searched in {searched:.0f} s; fine-tuning takes about two minutes")
     table = Table("fine-tuned on", "rows", "epochs", "target seeds", "test accuracy", "test macro-F1", "train s (mean)")

@@ -119,8 +119,7 @@ def _run(name: str, seed: int, dataset: TextDataset, env: DataSelectEnv, argumen
         numbers, evaluations = class_mix_rows(task, count, env.metric, generator(seed, "baseline rows")), 11
     elif name == "swap":
         found = search(env.proxy, "swap", evaluations=SEARCH_EVALUATIONS, seed=seed)
-        assert found.best_counts is not None
-        numbers, score, evaluations = plan.rows(found.best_counts), found.best_score, found.used
+        numbers, score, evaluations = plan.rows(found.counts), found.score, found.used
     else:
         counts, score = _train_agent(arguments.agent, seed, env, arguments.budget)
         numbers, evaluations = plan.rows(counts), AGENT_EVALUATIONS

@@ -21,9 +21,8 @@ def main() -> None:
     unwrapped = env.unwrapped
     assert isinstance(unwrapped, DataSelectEnv)
     found = search(unwrapped.proxy, "swap", seed=0)
-    assert found.best_counts is not None
     env.reset(seed=0)
-    for action in np.repeat(np.arange(unwrapped.plan.clusters), found.best_counts):
+    for action in np.repeat(np.arange(unwrapped.plan.clusters), found.counts):
         env.step(int(action))
     frame = env.render()
     assert isinstance(frame, np.ndarray)

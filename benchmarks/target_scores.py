@@ -78,9 +78,9 @@ def spread_selections(task: SelectionTask, plan: PickPlan, count: int) -> list[t
     for share in np.linspace(0, 1, max(1, count // 8)):
         add(f"class mix {share:.2f}", _class_mix(task, plan, float(share)))
     for name, proxy in proxies.items():
-        add(f"greedy {name}", search(proxy, "greedy", evaluations=plan.picks * plan.clusters + 1).best_counts)
+        add(f"greedy {name}", search(proxy, "greedy", evaluations=plan.picks * plan.clusters + 1).counts)
     for seed, evaluations in enumerate(np.geomspace(16, 4096, max(2, count // 5)).astype(int)):
-        add(f"swap {evaluations}", search(proxies[metric], "swap", evaluations=int(evaluations), seed=seed).best_counts)
+        add(f"swap {evaluations}", search(proxies[metric], "swap", evaluations=int(evaluations), seed=seed).counts)
     for _ in range(max(1, count // 20)):
         drawn = np.stack([random_counts(plan, rng) for _ in range(256)])
         add("worst of 256", drawn[int(np.argmin(proxies[metric].score(drawn)))])

@@ -157,10 +157,7 @@ def evaluate(
             started = time.perf_counter()
             found = search(env.proxy, method, evaluations=evaluations, seed=seed)
             seconds = time.perf_counter() - started
-        assert found.best_counts is not None
-        results.append(
-            evaluate_counts(id, found.best_counts, agent=method, seed=seed, evaluations=found.used, seconds=seconds)
-        )
+        results.append(evaluate_counts(id, found.counts, agent=method, seed=seed, evaluations=found.used, seconds=seconds))
         test = results[-1].scores["test"]
         shown = f"test accuracy {test['accuracy']:.4f}, macro-F1 {test['macro_f1']:.4f}"
         out.print(f"seed {seed}: score {results[-1].score:.4f}, {shown}")

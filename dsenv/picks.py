@@ -105,6 +105,20 @@ class PickPlan:
         return filled
 
 
+def draw_counts(
+    plan: PickPlan, weights: npt.NDArray[np.floating], rng: np.random.Generator, length: int | None = None
+) -> Ints:
+    """Return (K,) counts of ``length`` picks (default: the horizon) drawn by ``weights`` (K,), within capacity.
+
+    Fewer, where the clusters of positive weight have no more.
+    """
+    wanted = plan.picks if length is None else length
+    counts = np.zeros(plan.clusters, np.int64)
+    while (left := wanted - int(counts.sum())) > 0 and (open_ := weights * (counts < plan.capacity)).any():
+        counts = np.minimum(counts + rng.multinomial(left, open_ / open_.sum()), plan.capacity)
+    return counts
+
+
 def plan_picks(clustering: Clustering, *, unit: str = "rows", budget: float = 0.05, picks: int | None = None) -> PickPlan:
     """Turn a budget into picks.
 

@@ -15,7 +15,9 @@ ORDER = (
     "building", "picks", "metrics", "selection", "training", "proxies", "proxies.scoring", "proxies.ridge",
     "proxies.ridge_torch", "proxies.table", "proxies.trained", "proxies.probe", "proxies.finetune", "features",
     "proxies.reward_models", "proxies.surrogate", "proxies.entries", "proxies.store", "proxies.stored", "proxies.pool",
-    "synthetic", "rendering", "episodes", "env", "vector_env", "wrappers", "search", "baselines", "evaluation",
+    "synthetic", "rendering", "episodes", "env", "vector_env", "wrappers", "search.evaluator",
+    "search.moves", "search.simple", "search.greedy", "search.swap", "search.annealing", "search.cross_entropy",
+    "search.bandit", "search", "baselines", "evaluation",
     "finetuning", "cli",
 )  # fmt: skip
 EXEMPT = {"__init__", "registration"}  # resolve names lazily; strings only

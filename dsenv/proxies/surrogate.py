@@ -17,7 +17,7 @@ from dsenv.dataset import Ints
 from dsenv.errors import InputError, check_whole, one_of, require
 from dsenv.files import atomic_write
 from dsenv.metrics import Doubles
-from dsenv.picks import PickPlan
+from dsenv.picks import PickPlan, draw_counts
 from dsenv.proxies import Memory, Proxy, RowSample, empty_score, recipe_digest, rows_digest
 from dsenv.proxies.reward_models import MODELS, Weights, predict_scores, train_model
 from dsenv.seeding import generator
@@ -324,9 +324,7 @@ def mixed_counts(plan: PickPlan, number: int, seed: int = 0) -> Ints:
         elif attempt % 3 == 2:
             weights = (rng.permutation(plan.clusters) < rng.integers(1, plan.clusters + 1)).astype(np.float64)
         length = plan.picks if attempt // 3 % 2 else int(rng.integers(1, plan.picks + 1))
-        counts = np.zeros(plan.clusters, np.int64)
-        while (left := length - int(counts.sum())) > 0 and (open_ := weights * (counts < plan.capacity)).any():
-            counts = np.minimum(counts + rng.multinomial(left, open_ / open_.sum()), plan.capacity)
+        counts = draw_counts(plan, weights, rng, length)
         found.setdefault(counts.tobytes(), counts)
     return np.stack(list(found.values()))
 

@@ -1,0 +1,120 @@
+"""Search over Φ at a budget of proxy evaluations, and ``select``, which returns what it finds as rows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from dsenv.env import DataSelectEnv
+from dsenv.errors import check_whole, one_of
+from dsenv.proxies import Proxy
+from dsenv.search.annealing import annealing
+from dsenv.search.bandit import bandit
+from dsenv.search.cross_entropy import cross_entropy
+from dsenv.search.evaluator import BudgetSpent, Evaluator, Stage
+from dsenv.search.greedy import greedy, stochastic_greedy
+from dsenv.search.moves import random_counts
+from dsenv.search.simple import best_of, proportional, uniform
+from dsenv.search.swap import swap
+from dsenv.seeding import generator
+from dsenv.selection import Selection
+from dsenv.task import SelectionTask
+
+__all__ = ["SEARCHES", "Agent", "BudgetSpent", "Evaluator", "Stage", "random_counts", "run", "search", "select"]
+
+Agent = Callable[[Evaluator, np.random.Generator], None]
+
+SEARCHES: dict[str, Agent] = {
+    search.__name__: search
+    for search in (
+        uniform, proportional, best_of, greedy, stochastic_greedy, swap, annealing, cross_entropy, bandit,
+    )
+}  # fmt: skip
+
+
+def run(agent: Agent, evaluator: Evaluator, seed: int) -> list[Stage]:
+    """Let an agent spend an evaluator's budget.
+
+    Args:
+        agent: a function (evaluator, rng); it ends by returning, or is stopped where it asks for more than is left.
+        evaluator: of the problem.
+        seed: of the agent's generator.
+
+    Returns:
+        What it had found at every stage; the last one is the limit's.
+    """
+    check_whole("seed", seed, 0)
+    try:
+        agent(evaluator, generator(seed, "search"))
+    except BudgetSpent:
+        pass
+    return evaluator.finish()
+
+
+def search(proxy: Proxy, method: str, *, evaluations: int = 4096, seed: int = 0, stages: Sequence[int] = ()) -> Stage:
+    """Search for the best complete selection.
+
+    Args:
+        proxy: Φ.
+        method: ``uniform`` (one random episode), ``proportional`` (picks by cluster size), ``best_of`` (of as many
+            random episodes as there are evaluations), ``greedy`` (the best next pick, from nothing), ``swap`` (local
+            search that moves one pick at a time, from proportional).
+        evaluations: distinct selections that may be scored; a search that ends unfinished is completed by
+            proportional picks.
+        seed: of numpy's default generator.
+
+    Returns:
+        A ``Stage`` with ``counts``, ``score`` and ``used``.
+
+    Raises:
+        InputError: for an unknown method, or fewer than one evaluation.
+    """
+    one_of("method", method, SEARCHES)
+    return run(SEARCHES[method], Evaluator(proxy, evaluations), seed)[-1]
+
+
+def select(
+    task: SelectionTask | str | Path,
+    *,
+    method: str = "swap",
+    budget: float = 0.05,
+    evaluations: int = 4096,
+    seed: int = 0,
+    metric: str | None = None,
+    instance: int = 0,
+    **plan: object,
+) -> Selection:
+    """Choose rows of a task with a search.
+
+    Args:
+        task: a ``SelectionTask``, a task file, ``synthetic`` or a bundled name.
+        method: as in ``search``.
+        budget: share of the training rows.
+        evaluations: proxy evaluations that may be spent.
+        seed: of the search.
+        metric: what Φ measures; default: the task's own.
+        instance: of the task.
+        plan: ``unit=``, ``clustering=``, ``picks=``, ``proxy=`` as in ``DataSelectEnv``.
+
+    Raises:
+        InputError: for values outside what is allowed.
+    """
+    allowed = ("unit", "clustering", "picks", "proxy")
+    for name in plan:
+        one_of("argument", name, allowed)
+    env = DataSelectEnv(task, metric=metric, budget=budget, instance=instance, **plan)  # type: ignore[arg-type]
+    started = time.perf_counter()
+    found = search(env.proxy, method, evaluations=evaluations, seed=seed)
+    return Selection.from_counts(
+        env.task,
+        env.plan,
+        found.counts,
+        method,
+        seed=seed,
+        score=found.score,
+        evaluations=found.used,
+        seconds=time.perf_counter() - started,
+    )

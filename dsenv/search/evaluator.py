@@ -1,0 +1,215 @@
+"""The meter: Φ with a budget of evaluations, for searches, for agents trained in an environment, and for yours."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import numpy.typing as npt
+from gymnasium.vector import VectorEnv
+
+from dsenv.dataset import Ints
+from dsenv.errors import DsenvError, InputError, check_whole
+from dsenv.metrics import Doubles
+from dsenv.picks import PickPlan
+from dsenv.proxies import Memory, Proxy, RowSample
+from dsenv.task import SelectionTask
+
+FINALISTS = 32
+
+
+class BudgetSpent(DsenvError):
+    """The evaluations are spent: whoever asked for one more stops here."""
+
+
+class Stage:
+    """What an anytime run has to show after a number of evaluations.
+
+    Attributes:
+        evaluations: that the run could spend so far.
+        used: distinct selections scored.
+        counts: (K,) the best complete selection.
+        score: its Φ.
+        finalists: up to 32 best complete selections with their Φ, best first.
+        seconds: since the run began.
+    """
+
+    def __init__(self, evaluations: int, used: int, finalists: list[tuple[float, Ints]], seconds: float) -> None:
+        self.evaluations, self.used, self.seconds = evaluations, used, seconds
+        self.finalists = finalists
+        self.score, self.counts = finalists[0]
+
+
+class Evaluator:
+    """Scores selections, counts the distinct ones, and keeps the best complete ones: a ``Proxy`` with a budget.
+
+    An agent is a function (evaluator, rng) that asks for scores until it has seen enough or ``BudgetSpent`` stops it. It
+    asks directly (``score``), or trains in an environment whose every score is metered (``make_env``, ``make_vec``).
+    Scoring a selection again costs nothing, nor does the empty one. One evaluation is kept back for completing, with
+    proportional picks, a selection that stands unfinished when the budget ends.
+
+    Args:
+        proxy: Φ.
+        limit: distinct selections that may be scored.
+        stages: smaller budgets at which the run's result is to be kept as if it had ended there.
+        id: of the environment whose problem this is, for ``make_env``.
+        keywords: of that environment.
+
+    Attributes:
+        unfinished: (K,) where a search stands, set by it while its selection is not complete.
+        used: distinct selections scored.
+    """
+
+    def __init__(
+        self,
+        proxy: Proxy,
+        limit: int,
+        *,
+        stages: Sequence[int] = (),
+        id: str | None = None,
+        keywords: dict[str, Any] | None = None,
+    ) -> None:
+        for mark in (*stages, limit):
+            check_whole("evaluations", mark, 1)
+        self.proxy, self.limit = proxy, int(limit)
+        self.id, self.keywords = id, dict(keywords or {})
+        self.unfinished: Ints | None = None
+        self.used = 0
+        self._marks = sorted({int(mark) for mark in (*stages, limit) if mark <= limit})
+        self._stages: list[Stage] = []
+        self._best: list[tuple[float, Ints]] = []
+        self._seen: dict[bytes, float] = {}
+        self._memory = Memory()
+        self._started = time.perf_counter()
+
+    @property
+    def task(self) -> SelectionTask:
+        """The rows."""
+        return self.proxy.task
+
+    @property
+    def plan(self) -> PickPlan:
+        """What a pick adds."""
+        return self.proxy.plan
+
+    @property
+    def metric(self) -> str:
+        """What Φ measures."""
+        return self.proxy.metric
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Of the proxy that is metered."""
+        return self.proxy.recipe
+
+    @property
+    def left(self) -> int:
+        """Evaluations that may still be spent."""
+        return self.limit - self.used
+
+    @property
+    def best_counts(self) -> Ints | None:
+        """(K,) the best complete selection so far."""
+        return self._best[0][1] if self._best else None
+
+    @property
+    def best_score(self) -> float:
+        """Its Φ; minus infinity before there is one."""
+        return self._best[0][0] if self._best else -np.inf
+
+    def score(
+        self,
+        counts: npt.NDArray[np.integer],
+        *,
+        memory: Memory | None = None,
+        samples: Sequence[RowSample] | None = None,
+    ) -> Doubles:
+        """Return Φ of a batch (B, K) as the proxy does; a selection seen before costs nothing.
+
+        Raises:
+            BudgetSpent: after scoring as many as the limit allows.
+        """
+        batch = np.ascontiguousarray(counts, np.int64)
+        keys = [row.tobytes() for row in batch]
+        fresh = list({key: place for place, key in reversed(list(enumerate(keys))) if key not in self._seen}.values())[::-1]
+        complete = self.complete(batch)
+        if not batch.any(1).all():  # the empty selection needs no training
+            empty = np.flatnonzero(~batch.any(1))
+            fresh = [place for place in fresh if batch[place].any()]
+            for place in empty.tolist():
+                self._seen.setdefault(keys[place], float(self.proxy.score(batch[place : place + 1])[0]))
+        kept_back = 0 if complete.all() else 1
+        while fresh:
+            part, fresh = self._up_to_mark(fresh, kept_back)
+            if len(part):
+                for place, value in zip(part, self.proxy.score(batch[part], memory=self._memory).tolist(), strict=True):
+                    self._seen[keys[place]] = value
+                    if complete[place]:
+                        self._remember(value, batch[place])
+                self.used += len(part)
+            if fresh and not self._marks:
+                raise BudgetSpent(f"{self.limit} evaluations are spent")
+            if fresh:
+                self._end_stage()
+        if samples is not None:
+            return self.proxy.score(batch, memory=memory, samples=samples)
+        return np.array([self._seen[key] for key in keys])
+
+    def complete(self, counts: Ints) -> npt.NDArray[np.bool_]:
+        """Return (B,) True where the budget is spent or every cluster is exhausted."""
+        return np.asarray((counts.sum(1) == self.plan.picks) | (counts == self.plan.capacity).all(1))
+
+    def make_env(self, **keywords: Any) -> gym.Env[Any, Any]:
+        """Return the environment of this problem, with every score metered; keywords as in ``DataSelectEnv``."""
+        return gym.make(self._id(), **{**self.keywords, **keywords, "proxy": self})
+
+    def make_vec(self, num_envs: int, **keywords: Any) -> VectorEnv[Any, Any, Any]:
+        """Return ``num_envs`` episodes of this problem in one vector environment, with every score metered."""
+        return gym.make_vec(
+            self._id(), num_envs, vectorization_mode="vector_entry_point", **{**self.keywords, **keywords, "proxy": self}
+        )
+
+    def finish(self) -> list[Stage]:
+        """End the run; return its result for every stage and for the limit, small budgets first."""
+        while self._marks:
+            self._end_stage()
+        return self._stages
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Evaluator:
+        """Return itself: Gymnasium copies an environment's keywords, and the meter must stay one."""
+        return self
+
+    def _id(self) -> str:
+        if self.id is None:
+            raise InputError("this evaluator meters a proxy alone: give it id= for an environment")
+        return self.id
+
+    def _up_to_mark(self, fresh: list[int], kept_back: int) -> tuple[list[int], list[int]]:
+        room = max(self._marks[0] - self.used - kept_back, 0) if self._marks else 0
+        return fresh[:room], fresh[room:]
+
+    def _remember(self, value: float, counts: Ints) -> None:
+        if len(self._best) == FINALISTS and value <= self._best[-1][0]:
+            return
+        place = len(self._best)
+        while place and self._best[place - 1][0] < value:
+            place -= 1
+        self._best.insert(place, (value, counts.copy()))
+        del self._best[FINALISTS:]
+
+    def _end_stage(self) -> None:
+        """Keep what a run with the next smaller budget would end with; the run goes on as if nothing had happened."""
+        mark = self._marks.pop(0)
+        finalists, used = list(self._best), self.used
+        if (self.unfinished is not None or not finalists) and used < mark:
+            start = np.zeros(self.plan.clusters, np.int64) if self.unfinished is None else self.unfinished
+            completed = self.plan.complete(start)
+            value = self._seen.get(completed.tobytes())
+            if value is None:
+                value, used = float(self.proxy.score(completed[None])[0]), used + 1
+            if not any(np.array_equal(completed, counts) for _, counts in finalists):
+                finalists = sorted([*finalists, (value, completed)], key=lambda found: -found[0])[:FINALISTS]
+        self._stages.append(Stage(mark, used, finalists, time.perf_counter() - self._started))
