@@ -20,7 +20,8 @@ from stable_baselines3.dqn.policies import DQNPolicy, QNetwork
 from torch.nn import functional
 
 from agents.networks import ClusterScorer
-from agents.training import main
+from agents.training import learn, main
+from dsenv.search import Evaluator
 
 EXHAUSTED = -1e6
 
@@ -100,12 +101,14 @@ class MaskedDoubleDQN(DQN):
         self.logger.record("train/loss", float(np.mean(losses)))
 
 
-def make_model(env: VecEnv, picks: int, seed: int, tensorboard: str | None) -> MaskedDoubleDQN:
+def make_model(
+    env: VecEnv, picks: int, seed: int, tensorboard: str | None, algorithm: type[MaskedDoubleDQN] = MaskedDoubleDQN
+) -> MaskedDoubleDQN:
     """Return a model that learns from n-step returns over half an episode, undiscounted: the rest is bootstrapped.
 
     Rewards are scaled to unit variance: differences between clusters are small against Adam's steps otherwise.
     """
-    return MaskedDoubleDQN(
+    return algorithm(
         MaskedDQNPolicy,
         VecNormalize(env, norm_obs=False, norm_reward=True, gamma=1.0, clip_reward=np.inf),
         n_steps=max(1, picks // 2),
@@ -113,8 +116,8 @@ def make_model(env: VecEnv, picks: int, seed: int, tensorboard: str | None) -> M
         learning_starts=env.num_envs * picks,
         batch_size=256,
         train_freq=2,
-        gradient_steps=1,
-        target_update_interval=2_000,
+        gradient_steps=max(1, 64 // picks),  # as many for an episode, however short
+        target_update_interval=max(1, 2_000 * picks // 64),
         exploration_fraction=0.4,
         exploration_initial_eps=1.0,
         exploration_final_eps=0.03,
@@ -124,6 +127,11 @@ def make_model(env: VecEnv, picks: int, seed: int, tensorboard: str | None) -> M
         device="cpu",
         tensorboard_log=tensorboard,
     )
+
+
+def solve(evaluator: Evaluator, rng: np.random.Generator) -> None:
+    """Train on the evaluator's problem until its evaluations are spent."""
+    learn(make_model, evaluator, rng)
 
 
 if __name__ == "__main__":

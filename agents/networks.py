@@ -10,8 +10,9 @@ from typing import Any
 
 import torch
 from gymnasium import spaces
-from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy, MaskableMultiInputActorCriticPolicy
 from stable_baselines3.common.policies import ActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
@@ -91,3 +92,61 @@ class ClusterPolicy(_ClusterHeads, ActorCriticPolicy):
 
 class MaskableClusterPolicy(_ClusterHeads, MaskableActorCriticPolicy):
     """For masked PPO."""
+
+
+Observed = dict[str, torch.Tensor]
+
+
+class Tokens(BaseFeaturesExtractor):
+    """Dictionary observations to a token for every cluster: (B, K, F + 5).
+
+    Its static features, its share taken, whether any of it is, its share against the mean, picks left and the score.
+    """
+
+    def __init__(self, observation_space: spaces.Dict) -> None:
+        shape = observation_space["clusters"].shape
+        assert shape is not None
+        super().__init__(observation_space, shape[1] + 5)
+
+    def forward(self, observation: Observed) -> torch.Tensor:
+        """Return the tokens."""
+        taken = observation["taken"] * BUDGET_SHARE
+        rest = torch.cat([observation["picks_left"], observation["score"]], 1)[:, None].expand(-1, taken.shape[1], -1)
+        own = torch.stack([taken, (taken > 0).float(), taken - taken.mean(1, keepdim=True)], -1)
+        return torch.cat([observation["clusters"], own, rest], -1)
+
+
+class TokenActorCritic(nn.Module):
+    """The two halves of a policy on tokens: one score a cluster for the actor, latent values for the critic."""
+
+    latent_dim_pi: int
+    latent_dim_vf: int
+
+    def forward(self, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the cluster scores (B, K) and the critic's latent values (B, W)."""
+        raise NotImplementedError
+
+    def forward_actor(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the cluster scores."""
+        scores: torch.Tensor = self(tokens)[0]
+        return scores
+
+    def forward_critic(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return the critic's latent values."""
+        values: torch.Tensor = self(tokens)[1]
+        return values
+
+
+class TokenPolicy(_ClusterHeads, MaskableMultiInputActorCriticPolicy):
+    """For masked PPO on ``observation="dict"``; subclasses say which network reads the tokens."""
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **{**keywords, "features_extractor_class": Tokens})
+
+    def make_network(self, clusters: int, features: int) -> TokenActorCritic:
+        """Return the network on (B, ``clusters``, ``features``) tokens."""
+        raise NotImplementedError
+
+    def _build_mlp_extractor(self) -> None:
+        assert isinstance(self.action_space, spaces.Discrete)
+        self.mlp_extractor = self.make_network(int(self.action_space.n), self.features_dim)

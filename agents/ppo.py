@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecEnv
 
 from agents.networks import ClusterPolicy
-from agents.training import main
+from agents.training import learn, main
+from dsenv.search import Evaluator
 
 
 def settings(picks: int) -> dict[str, Any]:
@@ -27,6 +29,11 @@ def settings(picks: int) -> dict[str, Any]:
 def make_model(env: VecEnv, picks: int, seed: int, tensorboard: str | None) -> PPO:
     """Return an untrained model."""
     return PPO(ClusterPolicy, env, seed=seed, tensorboard_log=tensorboard, **settings(picks))
+
+
+def solve(evaluator: Evaluator, rng: np.random.Generator) -> None:
+    """Train on the evaluator's problem until its evaluations are spent."""
+    learn(make_model, evaluator, rng)
 
 
 if __name__ == "__main__":

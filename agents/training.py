@@ -6,10 +6,12 @@ import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
@@ -18,11 +20,16 @@ import dsenv
 from dsenv.env import DataSelectEnv
 from dsenv.errors import InputError
 from dsenv.evaluation import Result, save_results
+from dsenv.proxies import Proxy
+from dsenv.search import Evaluator
+from dsenv.seeding import generator
 from dsenv.wrappers import SB3VecEnv
 
 ENVIRONMENTS = 16
+MODELS = 4  # trained one after another at most
 
 MakeModel = Callable[[VecEnv, int, int, str | None], BaseAlgorithm]
+Fit = Callable[[Evaluator, np.random.Generator], BaseAlgorithm]
 
 
 @dataclass(frozen=True)
@@ -83,13 +90,77 @@ def train(
     return Trained(model, keywords, episodes * cost, time.perf_counter() - started)
 
 
-def main(name: str, make_model: MakeModel, description: str | None) -> None:
-    """Train from the command line; write the model, and the greedy rollout of its policy as a replayable result."""
+def metered(evaluator: Evaluator, environments: int, seed: int, proxy: Proxy | None = None, **keywords: Any) -> VecEnv:
+    """Return environments of the evaluator's problem that pay at the end; scored by it, or by another proxy for free."""
+    assert evaluator.id is not None, "an evaluator without an id meters a proxy alone: agents need its environment"
+    paid = {**evaluator.keywords, **keywords, "reward": "final", "proxy": evaluator if proxy is None else proxy}
+    return VecMonitor(SB3VecEnv(evaluator.id, environments, seed=seed, **paid))
+
+
+def draw_seed(rng: np.random.Generator) -> int:
+    """Return a seed for what draws with a generator of its own."""
+    return int(rng.integers(2**31))
+
+
+def learn(make_model: MakeModel, evaluator: Evaluator, rng: np.random.Generator, **keywords: Any) -> None:
+    """Train new models until the evaluations are spent.
+
+    A policy that has converged repeats its episodes, which costs nothing: training is therefore bounded by as many episodes
+    as evaluations are left, and what is left then goes to a new model.
+
+    Args:
+        make_model: (environments, episode length, seed, TensorBoard folder) -> model.
+        evaluator: of the problem.
+        rng: draws the models' seeds.
+        keywords: of the environment.
+    """
+    for _ in range(MODELS):
+        if evaluator.left < 1:
+            return
+        seed, picks = draw_seed(rng), evaluator.plan.picks
+        vec = metered(evaluator, ENVIRONMENTS, seed, **keywords)
+        make_model(vec, picks, seed, None).learn(max(evaluator.left, ENVIRONMENTS) * picks)
+
+
+def train_metered(
+    fit: Fit,
+    id: str,
+    *,
+    seed: int,
+    evaluations: int,
+    tensorboard: str | None = None,
+    progress: bool = False,
+    **keywords: Any,
+) -> Trained:
+    """Train a model that spends its evaluations itself; arguments as in ``train``, nothing is logged or shown."""
+    keywords = {"reward": "final", **keywords}
+    probe = gym.make(id, **keywords).unwrapped
+    assert isinstance(probe, DataSelectEnv)
+    evaluator = Evaluator(probe.proxy, evaluations, id=id, keywords=keywords)
+    started = time.perf_counter()
+    model = fit(evaluator, generator(seed, "search"))
+    return Trained(model, keywords, evaluator.used, time.perf_counter() - started)
+
+
+def main(name: str, make_model: MakeModel, description: str | None, **keywords: Any) -> None:
+    """Train a model from the command line, in environments of these keywords."""
+    _command_line(name, partial(train, make_model), description, ["final", "dense"], keywords)
+
+
+def main_metered(name: str, fit: Fit, description: str | None) -> None:
+    """Train from the command line what spends its evaluations itself."""
+    _command_line(name, partial(train_metered, fit), description, ["final"], {})
+
+
+def _command_line(
+    name: str, trainer: Callable[..., Trained], description: str | None, rewards: list[str], keywords: dict[str, Any]
+) -> None:
+    """Train; write the model, and the greedy rollout of its policy as a replayable result."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--env", default="DataSelect-GooglePlayNoisy-v0", help="id of the environment")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--evaluations", type=int, default=4096, help="proxy evaluations to spend")
-    parser.add_argument("--reward", choices=["final", "dense"], default="final")
+    parser.add_argument("--reward", choices=rewards, default="final")
     parser.add_argument(
         "--out", type=Path, default=Path("runs"), help="folder for the model, the result and TensorBoard's logs"
     )
@@ -97,14 +168,14 @@ def main(name: str, make_model: MakeModel, description: str | None) -> None:
     torch.set_num_threads(1)
     out = arguments.out / f"{name}-{arguments.env}-{arguments.seed}"
     out.mkdir(parents=True, exist_ok=True)
-    trained = train(
-        make_model,
+    trained = trainer(
         arguments.env,
         seed=arguments.seed,
         evaluations=arguments.evaluations,
         tensorboard=str(out / "tensorboard"),
         progress=True,
         reward=arguments.reward,
+        **keywords,
     )
     trained.model.save(out / "model.zip")
     results: list[Result] = dsenv.evaluate(

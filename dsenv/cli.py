@@ -1,19 +1,26 @@
-"""The command line: ``dsenv tasks | build | select | evaluate | replay | finetune | store``."""
+"""The command line: ``dsenv tasks | build | select | evaluate | replay | leaderboard | finetune | store``."""
 
 from __future__ import annotations
 
 import json
 import logging
-import time
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.table import Column, Table
 
-from dsenv.errors import DsenvError, InputError
+from dsenv.errors import DsenvError, InputError, check_whole, one_of, require
+
+ALGORITHMS = {
+    "dqn": ("stable_baselines3", "DQN"),
+    "ppo": ("stable_baselines3", "PPO"),
+    "maskable_ppo": ("sb3_contrib", "MaskablePPO"),
+}
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Data selection as an RL problem."
@@ -132,48 +139,106 @@ def select(
 
 @app.command()
 def evaluate(
-    id: Annotated[str, typer.Argument(help="id of an environment")],
-    method: Annotated[str, typer.Option(help="uniform, proportional, best_of, greedy or swap")] = "swap",
-    evaluations: int = 4096,
-    seeds: Annotated[int, typer.Option(help="number of seeds, from 0")] = 3,
+    agent: Annotated[str, typer.Argument(help="a search, module:function (evaluator, rng), or with --policy a policy")],
+    ids: Annotated[list[str], typer.Option("--id", help="problem; may be given several times")],
+    evaluations: Annotated[
+        list[int] | None,
+        typer.Option(help="budget of proxy evaluations; several give a result each (default: 4096; a policy: spent, 0)"),
+    ] = None,
+    seeds: Annotated[int, typer.Option(help="number of seeds, from 0; a seed draws the instance too")] = 3,
+    policy: Annotated[
+        bool, typer.Option("--policy", help="AGENT is a policy: module:function (observation, info), or SB3's *.zip")
+    ] = False,
+    algorithm: Annotated[str, typer.Option(help="class of the *.zip: dqn, ppo or maskable_ppo")] = "maskable_ppo",
+    trust_sb3_zip: Annotated[bool, typer.Option("--trust-sb3-zip", help="load a *.zip; it may run code of its maker")] = False,
+    reward: Annotated[str, typer.Option(help="final or dense: what a policy's observation shows of the score")] = "final",
+    unit: Annotated[str | None, typer.Option(help="rows or cluster (default: the problem's)")] = None,
+    clustering: Annotated[str | None, typer.Option(help="stratified or kmeans (default: the problem's)")] = None,
+    budget: Annotated[float | None, typer.Option(help="share of the training rows (default: the problem's)")] = None,
+    name: Annotated[str | None, typer.Option(help="of the agent in the results (default: AGENT)")] = None,
     save: Annotated[Path, typer.Option("--out", help="JSON lines to write")] = Path("results.jsonl"),
 ) -> None:
-    """Run a search on an environment and write one replayable result a seed."""
-    import gymnasium as gym
+    """Run an agent or a policy on problems and write replayable results, as the leaderboard has them."""
+    from dsenv.evaluation import Row, find_agent, run_agent, save_results
+    from dsenv.evaluation import evaluate as play
+    from dsenv.leaderboard import environment_of
 
-    from dsenv.env import DataSelectEnv
-    from dsenv.evaluation import evaluate_counts, save_results
-    from dsenv.search import search
-
-    try:
-        env = gym.make(id).unwrapped
-    except gym.error.Error as error:
-        raise InputError(str(error)) from error
-    if not isinstance(env, DataSelectEnv):
-        raise InputError(f"{id!r} is not a data selection environment")
-    results = []
-    for seed in range(seeds):
-        with out.status(f"{method} on {id}, seed {seed}"):
-            started = time.perf_counter()
-            found = search(env.proxy, method, evaluations=evaluations, seed=seed)
-            seconds = time.perf_counter() - started
-        results.append(evaluate_counts(id, found.counts, agent=method, seed=seed, evaluations=found.used, seconds=seconds))
-        test = results[-1].scores["test"]
-        shown = f"test accuracy {test['accuracy']:.4f}, macro-F1 {test['macro_f1']:.4f}"
-        out.print(f"seed {seed}: score {results[-1].score:.4f}, {shown}")
-    save_results(results, save)
+    check_whole("seeds", seeds, 1)
+    changed: dict[str, Any] = {"unit": unit, "clustering": clustering, "budget": budget}
+    changed = {key: value for key, value in changed.items() if value is not None}
+    work = [(id, seed, environment_of(id, seed)) for seed in range(seeds) for id in ids]
+    found: list[Row] = []
+    model: Any = None
+    if policy or agent.endswith(".zip"):
+        model, seen = _load_policy(agent, algorithm, trust_sb3_zip)
+        changed = {**changed, **seen, "reward": reward}
+    else:
+        searched, variant = find_agent(agent)
+    for id, seed, (registered, problem) in work:
+        keywords = {**problem, **changed}
+        with out.status(f"{agent} on {id}, seed {seed}"):
+            if model is not None:
+                spent = max(evaluations or [0])
+                rows = play(model, registered, agent=name or agent, seeds=[seed], evaluations=spent, **keywords)
+            else:
+                rows = run_agent(searched, registered, name=name or agent, seed=seed, evaluations=evaluations or [4096],
+                                 variant=variant, **keywords)  # fmt: skip
+        found += rows
+        save_results(found, save)
+        for row in rows:
+            test = f"test accuracy {row.scores['test']['accuracy']:.4f}, macro-F1 {row.scores['test']['macro_f1']:.4f}"
+            out.print(f"{id} seed {seed}, {row.evaluations} evaluations: score {row.score:.4f}, {test}", highlight=False)
 
 
 @app.command()
 def replay(results: Annotated[Path, typer.Argument(help="JSON lines of results")]) -> None:
     """Play every result again and check its counts and scores."""
-    from dsenv.evaluation import load_results
+    from dsenv.evaluation import Result, load_rows
     from dsenv.evaluation import replay as play
 
-    found = load_results(results)
+    rows = load_rows(results)
+    found = [row for row in rows if isinstance(row, Result)]
     for result in found:
         play(result)
-    out.print(f"{len(found)} results replayed: all as they say")
+    failed = f"; {len(rows) - len(found)} failed runs have none" if len(rows) > len(found) else ""
+    out.print(f"{len(found)} results replayed: all as they say{failed}")
+
+
+@app.command()
+def leaderboard(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="results *.jsonl, summaries *.json; default: the bundled summary")
+    ] = None,
+    ids: Annotated[
+        list[str] | None, typer.Option("--id", help="problems, headroom or small (default: these two and those of *.jsonl)")
+    ] = None,
+    every: Annotated[bool, typer.Option("--all", help="show every problem")] = False,
+) -> None:
+    """Show normalised scores by evaluations; rows of your own stand beside the committed summary."""
+    from dsenv.evaluation import load_rows
+    from dsenv.leaderboard import SUMMARY, load_constants, load_leaderboard, problem_of
+
+    shown = list(files or [])
+    if SUMMARY.is_file() and all(path.suffix == ".jsonl" for path in shown):
+        shown.append(SUMMARY)
+    if not shown:
+        raise InputError(
+            "no summary is bundled: give results *.jsonl, or a summary such as benchmarks/results/leaderboard.json"
+        )
+    found = load_leaderboard(shown, load_constants())
+    if not found["summary"]:
+        raise InputError(f"no results in {', '.join(map(str, shown))}")
+    known = list(dict.fromkeys(row["id"] for row in found["summary"]))
+    own = {problem_of(row) for path in shown if path.suffix == ".jsonl" for row in load_rows(path)}
+    wanted = [one_of("id", id, known) for id in ids or []]
+    if not wanted:
+        wanted = [id for id in known if every or id in own or id in ("headroom", "small")] or known
+    for id in wanted:
+        out.print(_scores_table(id, [row for row in found["summary"] if row["id"] == id]))
+    for row in found["difference"]:
+        if row["split"] == "reward" and not ids:
+            interval = f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+            out.print(f"{row['agent']} - {row['against']} at {row['evaluations']}: {interval}", highlight=False, markup=False)
 
 
 @app.command()
@@ -268,6 +333,61 @@ def _source(source: Any) -> str:
     if isinstance(source, dict):
         return f"{source.get('repo', source.get('source', '?'))} ({source.get('licence_as_stated', 'none stated')})"
     return json.dumps(source)
+
+
+def _load_policy(name: str, algorithm: str, trusted: bool) -> tuple[Any, dict[str, Any]]:
+    """Return a policy and the keywords of the environment that it can see."""
+    from dsenv.evaluation import import_function
+
+    if not name.endswith(".zip"):
+        if ":" not in name:
+            raise InputError(f"policy {name!r}: give module:function, or a file *.zip of Stable-Baselines3")
+        return import_function(name), {}
+    module, kind = ALGORITHMS[one_of("algorithm", algorithm, ALGORITHMS)]
+    if not trusted:
+        raise InputError(f"{name!r} may run any code of its maker when it is loaded: give --trust-sb3-zip if you trust it")
+    if not Path(name).is_file():
+        raise InputError(f"no file {name!r}")
+    sys.path.insert(0, str(Path.cwd()))  # the networks it was made of are imported by name
+    model = getattr(require(module, "agents"), kind).load(name, device="cpu")
+    return model, {"observation": "dict"} if hasattr(model.observation_space, "spaces") else {}
+
+
+def _scores_table(id: str, rows: list[dict[str, Any]]) -> Table:
+    marks = sorted({row["evaluations"] for row in rows})
+    by_agent: dict[str, dict[int, dict[str, Any]]] = {}
+    for row in rows:
+        by_agent.setdefault(row["agent"], {}).setdefault(row["evaluations"], row)
+    columns = [Column(f"{mark:,}", justify="right") for mark in marks]
+    known = [
+        (name, digits)
+        for name, digits in (("test", 3), ("regret", 4), ("seconds", 0))
+        if any(row[name] is not None for row in rows)
+    ]
+    extra = [*(name for name, _ in known), "seeds", *(["failed"] if any("failed" in row for row in rows) else [])]
+    table = Table(Column("agent", no_wrap=True), *columns, *extra, title=id)
+    for agent, cells in sorted(by_agent.items(), key=lambda item: -_rank(item[1][max(item[1])])):
+        last = cells[max(cells)]
+        numbers = [_number(last[name], digits) for name, digits in known]
+        failed = [str(max(row.get("failed", 0) for row in cells.values()) or "")] if "failed" in extra else []
+        table.add_row(escape(agent), *(_cell(cells.get(mark)) for mark in marks), *numbers, str(last["seeds"]), *failed)
+    return table
+
+
+def _rank(row: dict[str, Any]) -> float:
+    return float(next((row[name] for name in ("iqm", "score") if row[name] is not None), float("-inf")))
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return ""
+    if row["iqm"] is None:
+        return "failed" if row["score"] is None else f"Φ {row['score']:.4f}"
+    return f"{row['iqm']:.3f}\n\\[{row['low']:.2f}, {row['high']:.2f}]"
+
+
+def _number(value: float | None, digits: int) -> str:
+    return "" if value is None else f"{value:.{digits}f}"
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Policies and selections to results: one replayable row each. The only module that scores on test rows with a proxy."""
+"""Policies, agents and selections to results: one replayable row each. The only module whose scores read test rows."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import platform
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import gymnasium as gym
 import numpy as np
@@ -20,18 +20,22 @@ import numpy as np
 from dsenv.baselines import ROW_BASELINES, full_offsets, full_weighted, model_of_rows
 from dsenv.dataset import Ints
 from dsenv.env import DataSelectEnv
-from dsenv.errors import DsenvError, InputError
+from dsenv.errors import DsenvError, InputError, one_of
 from dsenv.files import atomic_write
 from dsenv.metrics import Doubles
 from dsenv.picks import PickPlan
+from dsenv.proxies import Proxy
 from dsenv.proxies.ridge import score_weights
 from dsenv.proxies.table import TableProxy
+from dsenv.search import SEARCHES, Agent, Evaluator, run
 from dsenv.seeding import generator
 from dsenv.stats import regret
 from dsenv.task import SelectionTask
 
 REPORTED_METRICS = ("accuracy", "macro_f1", "brier_skill")
 TOLERANCE = 1e-6
+VARIANTS = ("selection", "lower_confidence", "reward_rows")
+REWARD_ROWS = 0.5
 
 Scores = dict[str, dict[str, float]]
 
@@ -64,9 +68,12 @@ class Result:
         counts: picks of each cluster that added rows.
         rows: rows selected.
         score: Φ at the end.
-        scores: accuracy, macro-F1 and Brier skill of the ridge model on reward, selection and test rows.
+        scores: accuracy, macro-F1, Brier skill and ``metric`` of the ridge model on reward, selection and test rows.
         class_shares: of the selected rows.
         evaluations: proxy evaluations the agent spent before.
+        budget: evaluations it was allowed; 0 where nobody counted.
+        metric: what Φ measures.
+        reported: what the task reports, ``accuracy`` or ``macro_f1``.
         seconds: the agent spent before, and in the episode.
         regret: optimum - Φ, where the task is tabulated.
         versions: of what computed it.
@@ -85,6 +92,9 @@ class Result:
     scores: Scores
     class_shares: tuple[float, ...]
     evaluations: int = 0
+    budget: int = 0
+    metric: str = ""
+    reported: str = ""
     seconds: float = 0.0
     regret: float | None = None
     versions: dict[str, str] = field(default_factory=dict)
@@ -92,7 +102,7 @@ class Result:
 
     def to_json(self) -> str:
         """Return the result as one line of JSON."""
-        return json.dumps(asdict(self))
+        return json.dumps(asdict(self), separators=(",", ":"))
 
     @classmethod
     def from_json(cls, line: str) -> Result:
@@ -107,6 +117,34 @@ class Result:
             return cls(**{**found, **tuples})
         except (ValueError, TypeError, KeyError) as error:
             raise InputError(f"not a result: {error}") from error
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended with an error, at one of its budgets.
+
+    Attributes:
+        id: of the environment.
+        keywords: given to ``gym.make`` beside the id.
+        agent: that failed.
+        seed: of the run.
+        budget: evaluations it was allowed.
+        failed: the error.
+    """
+
+    id: str
+    keywords: dict[str, Any]
+    agent: str
+    seed: int
+    budget: int
+    failed: str
+
+    def to_json(self) -> str:
+        """Return the failure as one line of JSON."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+
+Row = Result | Failure
 
 
 def rollout(policy: Policy, env: gym.Env[Any, Any], *, seed: int | None = None, deterministic: bool = True) -> list[int]:
@@ -160,25 +198,129 @@ def evaluate(
         started = time.perf_counter()
         actions = rollout(policy, env, seed=seed, deterministic=deterministic)
         spent = seconds + time.perf_counter() - started
-        results.append(_result(env, id, keywords, agent, seed, actions, evaluations, spent))
+        results.append(_result(env, id, keywords, agent, seed, actions, evaluations, evaluations, spent))
     env.close()
     return results
 
 
 def evaluate_counts(id: str, counts: Sequence[int] | Ints, *, agent: str, seed: int = 0, evaluations: int = 0,
-                    seconds: float = 0.0, **keywords: Any) -> Result:  # fmt: skip
+                    budget: int = 0, seconds: float = 0.0, **keywords: Any) -> Result:  # fmt: skip
     """Score a finished selection (what a search found) by picking its counts in the environment."""
     env = gym.make(id, **keywords)
-    unwrapped = _unwrap(env)
-    actions = np.repeat(np.arange(unwrapped.plan.clusters), unwrapped.plan.check(np.asarray(counts))).tolist()
-    if len(actions) < unwrapped.plan.picks:
-        full = np.flatnonzero(np.asarray(counts) == unwrapped.plan.capacity)
+    plan = _unwrap(env).plan
+    actions = np.repeat(np.arange(plan.clusters), plan.check(np.asarray(counts))).tolist()
+    if len(actions) < plan.picks:
+        full = np.flatnonzero(np.asarray(counts) == plan.capacity)
         if not len(full):
-            raise InputError(f"counts hold {len(actions)} picks of {unwrapped.plan.picks}: the selection is not complete")
-        actions += [int(full[0])] * (unwrapped.plan.picks - len(actions))
-    result = _result(env, id, keywords, agent, seed, actions, evaluations, seconds)
+            raise InputError(f"counts hold {len(actions)} picks of {plan.picks}: the selection is not complete")
+        actions += [int(full[0])] * (plan.picks - len(actions))
+    result = _result(env, id, keywords, agent, seed, actions, evaluations, budget or evaluations, seconds)
     env.close()
     return result
+
+
+def find_agent(name: str, known: Mapping[str, Callable[[], Agent]] | None = None) -> tuple[Agent, str | None]:
+    """Find an agent by name.
+
+    Args:
+        name: of a search, of a known agent, or ``module:function``; behind an @ a variant of the run (``run_agent``).
+        known: loaders of other agents.
+
+    Returns:
+        The agent and the variant.
+
+    Raises:
+        InputError: for an unknown name or variant, or a module that cannot be imported.
+    """
+    base, at, variant = name.partition("@")
+    if at:
+        one_of("variant", variant, VARIANTS)
+    found: Any
+    if ":" in base:
+        found = import_function(base)
+    else:
+        loaders = dict(known or {})
+        one_of("agent", base, {*SEARCHES, *loaders})
+        found = SEARCHES[base] if base in SEARCHES else loaders[base]()
+    return found, variant or None
+
+
+def import_function(name: str) -> Callable[..., Any]:
+    """Import ``module:function``, from the current folder too.
+
+    Raises:
+        InputError: where there is no such module or function.
+    """
+    module, _, function = name.partition(":")
+    folder = str(Path.cwd())
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        imported = importlib.import_module(module)
+    except (ImportError, ValueError) as error:
+        raise InputError(f"{module!r} of {name!r} cannot be imported: {error}") from error
+    callables = [key for key, value in vars(imported).items() if callable(value)]
+    return cast("Callable[..., Any]", getattr(imported, one_of(f"function of {module}", function, callables)))
+
+
+def run_agent(
+    agent: Agent,
+    id: str,
+    *,
+    name: str,
+    evaluations: Sequence[int],
+    seed: int = 0,
+    variant: str | None = None,
+    **keywords: Any,
+) -> list[Result]:
+    """Let an agent spend a budget of evaluations on a problem.
+
+    Args:
+        agent: a function (evaluator, rng).
+        id: of the environment.
+        name: of the agent in the results.
+        evaluations: budgets; one run to the largest gives the results of all.
+        seed: of the agent.
+        variant: ``selection``: of the run's finalists, the one that is best on the selection rows is its result;
+            ``lower_confidence``: the agent is shown a lower confidence bound of Φ; ``reward_rows``: environments of the
+            evaluator draw half of the reward rows anew for every episode.
+        keywords: for ``gym.make``; JSON-able.
+
+    Returns:
+        One result a budget, small budgets first; their score is the environment's own Φ.
+
+    Raises:
+        InputError: for no or wrong budgets, an unknown id or variant.
+    """
+    if variant is not None:
+        one_of("variant", variant, VARIANTS)
+    if not evaluations:
+        raise InputError("no budget of evaluations: give at least one")
+    try:
+        env = _unwrap(gym.make(id, **keywords))
+    except gym.error.Error as error:
+        raise InputError(str(error)) from error
+    trained = {**keywords, "reward_rows": REWARD_ROWS} if variant == "reward_rows" else keywords
+    shown = _lower_confidence(env) if variant == "lower_confidence" else env.proxy
+    evaluator = Evaluator(shown, max(evaluations), stages=evaluations, id=id, keywords=trained)
+    results = []
+    for stage in run(agent, evaluator, seed):
+        counts = stage.counts
+        if variant == "selection":
+            counts = choose_on_selection(env.task, env.plan, env.metric, [found for _, found in stage.finalists])
+        results.append(
+            evaluate_counts(id, counts, agent=name, seed=seed, evaluations=stage.used, budget=stage.evaluations,
+                            seconds=stage.seconds, **keywords)
+        )  # fmt: skip
+    return results
+
+
+def choose_on_selection(task: SelectionTask, plan: PickPlan, metric: str, finalists: Sequence[Ints]) -> Ints:
+    """Return the finalist (K,) whose ridge model is best on the selection rows; the first of equals."""
+    scores = [
+        float(score_weights(task, model_of_rows(task, plan.rows(counts)), task.selection, metric)) for counts in finalists
+    ]
+    return finalists[int(np.argmax(scores))]
 
 
 def replay(result: Result) -> Result:
@@ -195,25 +337,34 @@ def replay(result: Result) -> Result:
     except gym.error.Error as error:
         raise ReplayError(f"{result.id!r} cannot be made: {error}") from error
     fresh = _result(env, result.id, result.keywords, result.agent, result.seed, result.actions, result.evaluations,
-                    result.seconds)  # fmt: skip
+                    result.budget, result.seconds)  # fmt: skip
     env.close()
-    for name in ("task_digest", "counts", "rows"):
+    told = [name for name in ("metric", "reported") if getattr(result, name)]  # older rows do not say them
+    for name in ("task_digest", "counts", "rows", *told):
         if getattr(fresh, name) != getattr(result, name):
             raise ReplayError(f"{name} is {getattr(fresh, name)} on replay; the result says {getattr(result, name)}")
     said, found = (
         {"score": r.score, "regret": r.regret or 0.0, **_flat(r.scores), **_numbered("class share", r.class_shares)}
         for r in (result, fresh)
     )
+    older = set() if result.metric else {f"{split} {fresh.metric}" for split in fresh.scores} - set(said)
     for name, value in found.items():
+        if name in older:
+            continue
         if name not in said or not abs(said[name] - value) <= TOLERANCE:
             raise ReplayError(f"{name} is {value} on replay; the result says {said.get(name)}")
     return fresh
 
 
-def score_model(task: SelectionTask, weights: Doubles, splits: Sequence[str] = ("reward", "selection", "test")) -> Scores:
-    """Return accuracy, macro-F1 and Brier skill of a linear model W (d, C) on splits of a task."""
+def score_model(
+    task: SelectionTask,
+    weights: Doubles,
+    splits: Sequence[str] = ("reward", "selection", "test"),
+    metrics: Sequence[str] = REPORTED_METRICS,
+) -> Scores:
+    """Return metrics (accuracy, macro-F1 and Brier skill) of a linear model W (d, C) on splits of a task."""
     return {
-        split: {metric: float(score_weights(task, weights, getattr(task, split), metric)) for metric in REPORTED_METRICS}
+        split: {metric: float(score_weights(task, weights, getattr(task, split), metric)) for metric in metrics}
         for split in splits
     }
 
@@ -259,23 +410,32 @@ def reference_scores(task: SelectionTask, plan: PickPlan, metric: str, seeds: in
     return summary
 
 
-def save_results(results: Iterable[Result], path: str | Path) -> None:
-    """Write results as JSON lines, atomically."""
+def save_results(results: Iterable[Row], path: str | Path) -> None:
+    """Write results and failures as JSON lines, atomically."""
     with atomic_write(path) as temporary:
         temporary.write_text("".join(result.to_json() + "\n" for result in results), encoding="utf-8")
 
 
 def load_results(path: str | Path) -> list[Result]:
-    """Read results from JSON lines.
+    """Read results from JSON lines; failures among them are left out.
 
     Raises:
         InputError: where the file cannot be read or a line is no result.
+    """
+    return [row for row in load_rows(path) if isinstance(row, Result)]
+
+
+def load_rows(path: str | Path) -> list[Row]:
+    """Read results and failures from JSON lines.
+
+    Raises:
+        InputError: where the file cannot be read or a line is neither.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"{str(path)!r} cannot be read: {error}") from error
-    return [Result.from_json(line) for line in lines if line.strip()]
+    return [_row(line) for line in lines if line.strip()]
 
 
 def versions() -> dict[str, str]:
@@ -290,7 +450,7 @@ def command() -> str:
 
 
 def _result(env: gym.Env[Any, Any], id: str, keywords: dict[str, Any], agent: str, seed: int, actions: Sequence[int],
-            evaluations: int, seconds: float) -> Result:  # fmt: skip
+            evaluations: int, budget: int, seconds: float) -> Result:  # fmt: skip
     unwrapped = _unwrap(env)
     task, plan = unwrapped.task, unwrapped.plan
     counts = np.zeros(plan.clusters, np.int64)
@@ -303,6 +463,7 @@ def _result(env: gym.Env[Any, Any], id: str, keywords: dict[str, Any], agent: st
     rows = plan.rows(counts)
     score = float(unwrapped.proxy.score(counts[None])[0])
     proxy = unwrapped.proxy
+    metrics = tuple(dict.fromkeys((*REPORTED_METRICS, proxy.metric)))
     best = proxy.best()[1] if isinstance(proxy, TableProxy) else None
     return Result(
         id=id,
@@ -314,14 +475,36 @@ def _result(env: gym.Env[Any, Any], id: str, keywords: dict[str, Any], agent: st
         counts=tuple(counts.tolist()),
         rows=len(rows),
         score=score,
-        scores=score_model(task, model_of_rows(task, rows)),
-        class_shares=tuple((np.bincount(task.train.labels[rows], minlength=task.classes) / len(rows)).tolist()),
+        scores={
+            split: {name: round(value, 9) for name, value in found.items()}
+            for split, found in score_model(task, model_of_rows(task, rows), metrics=metrics).items()
+        },
+        class_shares=tuple((np.bincount(task.train.labels[rows], minlength=task.classes) / len(rows)).round(6).tolist()),
         evaluations=evaluations,
-        seconds=seconds,
+        budget=budget,
+        metric=proxy.metric,
+        reported=task.reported,
+        seconds=round(seconds, 3),
         regret=None if best is None else regret(score, best),
         versions=versions(),
         command=command(),
     )
+
+
+def _row(line: str) -> Row:
+    try:
+        found = json.loads(line)
+        if isinstance(found, dict) and "failed" in found:
+            return Failure(**{"keywords": {}, "budget": 0, **found})
+    except (ValueError, TypeError) as error:
+        raise InputError(f"not a result: {error}") from error
+    return Result.from_json(line)
+
+
+def _lower_confidence(env: DataSelectEnv) -> Proxy:
+    from dsenv.proxies.lower_confidence import LowerConfidenceProxy
+
+    return LowerConfidenceProxy(env.task, env.plan, env.metric)
 
 
 def _unwrap(env: gym.Env[Any, Any]) -> DataSelectEnv:

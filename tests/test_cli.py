@@ -4,8 +4,11 @@ import json
 import subprocess
 import sys
 
+import gymnasium as gym
 import pytest
+import sb3_contrib
 
+from dsenv.evaluation import load_results, replay
 from dsenv.selection import Selection
 from dsenv.task import SelectionTask
 from tests.conftest import tiny_splits
@@ -58,12 +61,45 @@ def test_from_a_folder_to_a_target(tmp_path):
 
 
 def test_evaluate_and_replay(tmp_path):
-    search = ("evaluate", "DataSelect-Synthetic-v0", "--method", "greedy", "--evaluations", 300, "--seeds", 2)
-    assert "seed 1" in dsenv(*search, cwd=tmp_path)
-    assert "2 results replayed" in dsenv("replay", "results.jsonl", cwd=tmp_path)
-    lines = (tmp_path / "results.jsonl").read_text().replace('"rows": ', '"rows": 1')
-    (tmp_path / "results.jsonl").write_text(lines)
+    search = (
+        "evaluate",
+        "greedy",
+        "--id",
+        "DataSelect-Synthetic-v0",
+        "--evaluations",
+        300,
+        "--evaluations",
+        100,
+        "--seeds",
+        2,
+    )
+    assert "seed 1, 100 evaluations" in dsenv(*search, cwd=tmp_path)
+    assert "4 results replayed" in dsenv("replay", "results.jsonl", cwd=tmp_path)
+    lines = (tmp_path / "results.jsonl").read_text()
+    failure = '{"id":"DataSelect-Synthetic-v0","agent":"x","seed":0,"failed":"RuntimeError: no"}'
+    (tmp_path / "results.jsonl").write_text(lines + failure + "\n")
+    assert "1 failed runs have none" in dsenv("replay", "results.jsonl", cwd=tmp_path)
+    assert "failed" in dsenv("leaderboard", "results.jsonl", cwd=tmp_path)
+    (tmp_path / "results.jsonl").write_text(lines.replace('"rows":', '"rows":1'))
     assert "the result says" in dsenv("replay", "results.jsonl", cwd=tmp_path, ok=False)
+
+
+def test_policies_are_evaluated(tmp_path):
+    """A function of one's own from the current folder, and a trained model, which is loaded only when it is trusted."""
+    policy = "import numpy as np\n\ndef first(observation, info):\n    return int(np.flatnonzero(info['action_mask'])[0])\n"
+    (tmp_path / "mine.py").write_text(policy)
+    own = ("evaluate", "mine:first", "--policy", "--id", "DataSelect-Synthetic-v0", "--seeds", 2, "--unit", "cluster")
+    dsenv(*own, "--evaluations", 7, "--name", "first", cwd=tmp_path)
+    for seed, result in enumerate(load_results(tmp_path / "results.jsonl")):
+        assert result.keywords == {"instance": seed, "unit": "cluster", "reward": "final"}
+        assert (result.agent, result.evaluations, replay(result).counts) == ("first", 7, result.counts)
+    env = gym.make("DataSelect-Synthetic-v0", unit="cluster")
+    sb3_contrib.MaskablePPO("MlpPolicy", env, seed=0, device="cpu").save(tmp_path / "model.zip")
+    zip = ("evaluate", "model.zip", "--id", "DataSelect-Synthetic-v0", "--seeds", 1, "--unit", "cluster", "--out", "zip.jsonl")
+    assert "--trust-sb3-zip" in dsenv(*zip, cwd=tmp_path, ok=False)
+    assert not (tmp_path / "zip.jsonl").exists()
+    dsenv(*zip, "--trust-sb3-zip", cwd=tmp_path)
+    assert replay(load_results(tmp_path / "zip.jsonl")[0]).agent == "model.zip"
 
 
 def test_tasks_shows_sources_and_licences(tmp_path):
@@ -85,7 +121,11 @@ def test_tasks_shows_sources_and_licences(tmp_path):
         (("select", "none.npz"), "no task file"),
         (("select", "synthetic", "--budget", "0"), "above 0 up to 1"),
         (("build", "nowhere"), "no dataset 'nowhere'"),
-        (("evaluate", "DataSelect-Nope-v0"), "DataSelect-Nope"),
+        (("evaluate", "swap", "--id", "DataSelect-Nope-v0"), "DataSelect-Nope"),
+        (("evaluate", "swop", "--id", "DataSelect-Synthetic-v0"), "Did you mean 'swap'"),
+        (("evaluate", "none:solve", "--id", "DataSelect-Synthetic-v0"), "cannot be imported"),
+        (("evaluate", "x.zip", "--id", "DataSelect-Synthetic-v0", "--algorithm", "pppo"), "Did you mean 'ppo'"),
+        (("leaderboard", "none.jsonl"), "cannot be read"),
         (("finetune", "none.json", "nowhere"), "not a readable selection"),
         (("replay", "none.jsonl"), "cannot be read"),
     ],
