@@ -1,4 +1,7 @@
-"""Reference agents on Stable-Baselines3, one file each: ``python -m agents.<name>``, or ``load(name)`` for a leaderboard."""
+"""Reference agents on Stable-Baselines3, one file each: ``python -m agents.<name>``, or ``load(name)`` for a leaderboard.
+
+The paper's CLIMB-Disc needs no such library: it is the search ``climb``.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,6 @@ AGENTS: dict[str, Entry] = {
         "agents.warm_start_model:solve",
         "WarmStart, our reading (b): masked PPO trained on a reward model, then on real scores",
     ),
-    "climb": Entry("dsenv.search.climb:climb", "CLIMB-Disc (named by the paper; its loop is our reading of arXiv 2504.13161)"),
 }
 
 

@@ -24,7 +24,7 @@ from dsenv.baselines import model_of_rows, random_rows
 from dsenv.dataset import Ints
 from dsenv.env import DataSelectEnv
 from dsenv.files import atomic_write
-from dsenv.leaderboard import CONSTANTS, PROBLEMS, instances_of
+from dsenv.leaderboard import CONSTANTS, PROBLEMS, environment_of, instances_of
 from dsenv.proxies.ridge import score_weights
 from dsenv.proxies.table import TableProxy
 from dsenv.search import search
@@ -89,8 +89,8 @@ def main() -> None:
 
 
 def _make(problem: str, instance: int) -> DataSelectEnv:
-    id, keywords = PROBLEMS[problem]
-    env = gym.make(id, **keywords, **({"instance": instance} if instance else {})).unwrapped
+    id, keywords = environment_of(problem, instance)
+    env = gym.make(id, **keywords).unwrapped
     assert isinstance(env, DataSelectEnv)
     return env
 

@@ -116,11 +116,10 @@ def stored_rows(folder: Path) -> list[Row]:
 
 def write_summary(path: Path, folder: Path, constants: Constants, options: dict[str, Any]) -> dict[str, Any]:
     """Summarise the stored rows; what the record holds of transfer stays."""
-    transfer = read_record(path).get("transfer", {})
     origin = provenance("benchmarks.leaderboard", options)
-    record = {**origin, "transfer": transfer, **summarise(stored_rows(folder), constants)}
+    record = {**read_record(path), **origin, **summarise(stored_rows(folder), constants)}
     with atomic_write(path) as temporary:
-        temporary.write_text(_compact(record), encoding="utf-8")
+        temporary.write_text(compact(record), encoding="utf-8")
     return record
 
 
@@ -248,7 +247,7 @@ def _limits(path: Path) -> dict[tuple[str, int], int]:
     return limits
 
 
-def _compact(record: dict[str, Any]) -> str:
+def compact(record: dict[str, Any]) -> str:
     """Return JSON with one line for each row of the tables."""
     parts = []
     for key, value in sorted(record.items()):

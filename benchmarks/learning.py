@@ -24,10 +24,11 @@ from agents.training import train
 from benchmarks.records import RESULTS, mean_cell, provenance, read_record, store_block
 from dsenv.env import DataSelectEnv
 from dsenv.evaluation import Result, evaluate
-from dsenv.search import SEARCHES, random_counts, search
+from dsenv.search import random_counts, search
 from dsenv.seeding import generator
 
 IDS = ("DataSelect-GooglePlayNoisy-v0", "DataSelect-Banking77-v0")
+SEARCHED = ("uniform", "proportional", "best_of", "greedy", "swap")
 AGENTS = ("dqn", "ppo", "maskable_ppo")
 UNIFORM_EPISODES = 200
 
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, default=RESULTS / "learning.json")
     arguments = parser.parse_args()
     work = [
-        (id, name, seed) for seed in range(arguments.seeds) for id in arguments.ids for name in (*SEARCHES, *arguments.agents)
+        (id, name, seed) for seed in range(arguments.seeds) for id in arguments.ids for name in (*SEARCHED, *arguments.agents)
     ]
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(arguments.jobs, mp_context=context) as pool:

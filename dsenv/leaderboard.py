@@ -126,23 +126,25 @@ def summarise(results: Iterable[Row], constants: Constants) -> Summary:
         constants: of ``load_constants``; a problem or instance they do not hold has no normalised score.
 
     Returns:
-        ``summary``: one row for each problem, agent and budget, and for ``headroom`` (the problems that have it) and
-        ``small`` (the tabulated ones), over the seeds for which the agent has all of their problems. ``iqm``, ``low``,
-        ``high``: interquartile mean of the normalised score, 95% bootstrap interval that resamples seeds inside each
-        problem. ``score`` (Φ), ``selection`` and ``test`` (the reported metric), ``regret``, ``seconds``: means.
-        ``seeds``: that the row rests on; ``failed``: runs that ended with an error, ``error``: the first one.
+        ``summary``: one row for each problem, agent and budget, and for ``headroom`` (the ids that have it), ``large``
+        (those of them that are not tabulated) and ``small`` (the tabulated ones), over the seeds for which the agent has
+        all of their problems. ``iqm``, ``low``, ``high``: interquartile mean of the normalised score, 95% bootstrap
+        interval that resamples seeds inside each problem. ``score`` (Φ), ``selection`` and ``test`` (the reported
+        metric), ``regret``, ``seconds``: means. ``seeds``: that the row rests on; ``failed``: runs that ended with an
+        error, ``error``: the first one.
         ``difference``: IQM minus a search's, over the problems with headroom, on reward or test rows, with an interval
         that resamples the seeds of both together. ``improvement``: probability that a run of the agent is better than
         a run of a search, mean over the problems.
     """
     runs, failures = _by_group(results, constants)
-    headroom = [problem for problem in constants if constants[problem]["headroom"]]
+    headroom = [id for id in IDS if id in constants and constants[id]["headroom"]]
+    groups = {"headroom": headroom, "large": [id for id in headroom if id not in SMALL], "small": SMALL}
     pairs = sorted({(agent, budget) for _, agent, budget in {**runs, **failures}})
     summary = [
         _summary(group[0], *group[1:], [runs.get(group, {})], [failures.get(group, {})])
         for group in sorted({**runs, **failures})
     ]
-    for name, problems in (("headroom", headroom), ("small", SMALL)):
+    for name, problems in groups.items():
         for pair in pairs:
             every = [runs.get((problem, *pair), {}) for problem in problems]
             errors = [failures.get((problem, *pair), {}) for problem in problems]
@@ -216,13 +218,17 @@ def _by_group(results: Iterable[Row], constants: Constants) -> tuple[dict[Group,
 
 def _run(row: Result, instances: Any) -> Run:
     ends = instances.get(str(row.keywords.get("instance", 0)))
-    scores = {"reward": row.score, "test": row.scores["test"][_metric(row)]}
     if ends is None:
         return Run(row, {})
-    splits = [split for split in scores if ends["zero"][split] != ends["one"][split]]
-    return Run(
-        row, {split: normalised_score(scores[split], *(ends[end][split] for end in ("zero", "one"))) for split in splits}
-    )
+    normalised = {}
+    if ends["zero"]["reward"] != ends["one"]["reward"]:
+        normalised["reward"] = normalised_score(row.score, ends["zero"]["reward"], ends["one"]["reward"])
+    # What is best on reward rows may gain nothing on an instance's test rows: one unit for all instances.
+    gap = float(np.mean([one["one"]["test"] - one["zero"]["test"] for one in instances.values()]))
+    if gap > 0:
+        zero = ends["zero"]["test"]
+        normalised["test"] = normalised_score(row.scores["test"][_metric(row)], zero, zero + gap)
+    return Run(row, normalised)
 
 
 def _summary(name: str, agent: str, budget: int, every: Sequence[Runs], errors: Sequence[Mapping[int, str]]) -> dict[str, Any]:

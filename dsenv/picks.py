@@ -85,6 +85,13 @@ class PickPlan:
             self.check(batch[np.flatnonzero(wrong)[0]])
         return batch
 
+    def clustering(self) -> Clustering:
+        """Return the clusters that the picks are of."""
+        cluster, position = np.empty(len(self.order), np.int64), np.empty(len(self.order), np.int64)
+        cluster[self.order] = np.repeat(np.arange(self.clusters), self.sizes)
+        position[self.order] = np.arange(len(self.order)) - np.repeat(self.starts, self.sizes)
+        return Clustering(cluster, position)
+
     @property
     def budget_rows(self) -> int:
         """Rows of a proportional selection: what every row-level baseline may take."""

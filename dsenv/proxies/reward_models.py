@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsenv.clustering import Clustering
 from dsenv.dataset import Ints
 from dsenv.errors import require
 from dsenv.features import cluster_features
@@ -121,7 +120,7 @@ def first_weights(model: str, task: SelectionTask, plan: PickPlan, counts: Ints,
             layer(f"hidden{number}", HIDDEN if number else x.shape[-1], HIDDEN)
         layer("out", HIDDEN, 1)
     else:
-        static = cluster_features(task, _clustering(plan)).astype(np.float64)
+        static = cluster_features(task, plan.clustering()).astype(np.float64)
         weights["clusters"] = (static - static.mean(0)) / _scale(static.std(0))
         layer("embed", static.shape[1] + x.shape[-1], WIDTH)
         for block in range(BLOCKS):
@@ -183,10 +182,3 @@ def predict_scores(model: str, weights: Weights, plan: PickPlan, counts: Ints) -
         parts = [forward(torch, tensors, part).numpy() for part in x.split(size)] if len(counts) else [np.zeros(0)]
     found = np.concatenate(parts)[: len(counts)].astype(np.float64)
     return found * weights["target_scale"] + weights["target_centre"]
-
-
-def _clustering(plan: PickPlan) -> Clustering:
-    cluster, position = np.empty(len(plan.order), np.int64), np.empty(len(plan.order), np.int64)
-    cluster[plan.order] = np.repeat(np.arange(plan.clusters), plan.sizes)
-    position[plan.order] = np.arange(len(plan.order)) - np.repeat(plan.starts, plan.sizes)
-    return Clustering(cluster, position)

@@ -36,11 +36,14 @@ class LinearScorer:
         task: whose reward rows.
         metric: one of the five metrics.
         dtype: of the models.
+        rows: the reward rows to score on, by number; default: all.
     """
 
-    def __init__(self, task: SelectionTask, metric: str, dtype: npt.DTypeLike = np.float64) -> None:
+    def __init__(self, task: SelectionTask, metric: str, dtype: npt.DTypeLike = np.float64, rows: Ints | None = None) -> None:
         self._classes, self._metric = task.classes, metric
         order = np.argsort(task.reward.labels, kind="stable")
+        if rows is not None:
+            order = order[np.isin(order, rows)]
         self.labels: Ints = task.reward.labels[order]
         features = task.reward.features[order].astype(np.float64)
         weights = {"brier_skill": np.ones(len(order)), "balanced_brier_skill": balanced_weights(self.labels)}

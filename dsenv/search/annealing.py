@@ -8,6 +8,7 @@ from dsenv.search.evaluator import Evaluator
 from dsenv.search.moves import proportional_counts, swapped, swaps
 
 FIRST_CYCLE = 256  # evaluations; every later cycle takes as many as bring the total to four times as many
+IDLE = 2_000  # moves in a row that meet nothing new: a small task is exhausted
 HOT, COLD = 1.0, 0.01  # temperatures, in typical changes of the score by one swap
 
 
@@ -18,9 +19,9 @@ def annealing(evaluator: Evaluator, rng: np.random.Generator) -> None:
     value = float(evaluator.score(counts[None])[0])
     changes: list[float] = []
     end, idle = FIRST_CYCLE, 0
-    while idle < 10_000:
+    while idle < IDLE:
         begin = evaluator.used
-        while evaluator.used < end and idle < 10_000:
+        while evaluator.used < end and idle < IDLE:
             possible = swaps(plan, counts)
             if not len(possible):
                 return

@@ -19,10 +19,11 @@ from dsenv.metrics import Doubles
 from dsenv.picks import PickPlan, draw_counts
 from dsenv.search.evaluator import Evaluator
 
-ROUNDS = (64, 32, 16)  # evaluations, as published; the last one's repeat
+ROUNDS = (64, 32, 16, 32)  # evaluations: three as published, and a size for all later rounds
 DRAWN, NEAR = 256, 768  # candidates of a round: drawn afresh, and near the best
 PARENTS, LONGEST = 8, 4  # candidates are 1 to 4 swaps away from one of the 8 best
 TOP_SHARE = 2  # of twice as many best predicted candidates as are scored, those scored are random
+WINDOW = 384  # selections that a fit reads, the best ones: its cost grows with their third power
 PENALTIES = 10.0 ** np.arange(-4, 4)  # of the ridge regression, as shares of the kernel's mean diagonal
 PAIRS = 0.25  # weight of the pairwise kernel against the linear one
 
@@ -34,7 +35,7 @@ def climb(evaluator: Evaluator, rng: np.random.Generator) -> None:
     plan = evaluator.plan
     seen: dict[bytes, Ints] = {}
     scores: list[float] = []
-    sizes = [max(1, min(size, evaluator.limit * size // sum(ROUNDS))) for size in ROUNDS]
+    sizes = [max(1, min(size, evaluator.limit * size // sum(ROUNDS[:3]))) for size in ROUNDS]
     number = repeated = 0
     while repeated < 20:
         size = sizes[min(number, len(sizes) - 1)]
@@ -43,7 +44,8 @@ def climb(evaluator: Evaluator, rng: np.random.Generator) -> None:
         else:
             known = np.stack(list(seen.values()))
             candidates = untested(plan, seen, propose(plan, known, np.array(scores), rng))
-            predict = fit_predictor(known, np.array(scores))
+            best = np.argsort(-np.array(scores), kind="stable")[:WINDOW]
+            predict = fit_predictor(known[best], np.array(scores)[best])
             batch = choose(candidates, predict, size, TOP_SHARE * size, rng)
         repeated = 0 if len(batch) else repeated + 1
         if len(batch):

@@ -15,7 +15,7 @@ def random_counts(plan: PickPlan, rng: np.random.Generator) -> Ints:
         left = np.flatnonzero(counts < plan.capacity)
         if not len(left):
             break
-        counts[rng.choice(left)] += 1
+        counts[left[rng.integers(len(left))]] += 1
     return counts
 
 
@@ -34,8 +34,8 @@ def swapped(counts: Ints, moves: Ints) -> Ints:
     """Return (M, K) the selections that moves (M, 2) of one pick lead to."""
     found = np.repeat(counts[None], len(moves), 0)
     here = np.arange(len(moves))
-    np.subtract.at(found, (here, moves[:, 0]), 1)
-    np.add.at(found, (here, moves[:, 1]), 1)
+    found[here, moves[:, 0]] -= 1
+    found[here, moves[:, 1]] += 1
     return found
 
 

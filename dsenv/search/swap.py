@@ -8,6 +8,7 @@ from dsenv.dataset import Ints
 from dsenv.search.evaluator import Evaluator
 from dsenv.search.moves import kicked, proportional_counts, swapped
 
+IDLE = 3  # climbs in a row that meet nothing new: a small task is exhausted
 KICKS = 3  # random swaps before a restart
 
 
@@ -15,7 +16,7 @@ def swap(evaluator: Evaluator, rng: np.random.Generator) -> None:
     """Take the first move that helps, in random order; restart from the proportional start, shaken by a few random moves."""
     start = proportional_counts(evaluator.plan)
     counts, idle = start, 0
-    while idle < 20:
+    while idle < IDLE:
         before = evaluator.used
         _climb(evaluator, counts, rng)
         idle = idle + 1 if evaluator.used == before else 0
