@@ -23,6 +23,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import agents
 from benchmarks.records import RESULTS, provenance, read_record
 from dsenv.errors import InputError, check_whole, one_of
@@ -202,18 +204,46 @@ def main(given: Sequence[str] | None = None) -> None:
         print(arguments.plot)
 
 
-def table(record: dict[str, Any]) -> str:
-    """Return the summary as a Markdown table of agents by evaluations, for headroom, small, or every problem."""
-    rows = [row for row in record["summary"] if row["id"] in ("headroom", "small")] or record["summary"]
+def table(record: dict[str, Any], ids: Sequence[str] = ("headroom", "small")) -> str:
+    """Return the normalised scores of groups of problems, or of problems, as a Markdown table of agents by evaluations."""
+    rows = [row for row in record["summary"] if row["id"] in ids] or record["summary"]
     marks = sorted({row["evaluations"] for row in rows})
-    lines = [f"| problems | agent | {' | '.join(f'{mark:,}' for mark in marks)} | failed |", "|---" * (len(marks) + 3) + "|"]
+    head = ["problems", "agent", "seeds", *(f"{mark:,}" for mark in marks), "seconds"]
+    lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     cells: dict[tuple[str, str], dict[int, dict[str, Any]]] = {}
     for row in rows:
         cells.setdefault((row["id"], row["agent"]), {})[row["evaluations"]] = row
-    for (id, agent), by_mark in cells.items():
-        shown = [_cell(by_mark.get(mark)) for mark in marks]
+    order = sorted(cells, key=lambda key: (key[0], -max(cells[key]), -(cells[key][max(cells[key])]["iqm"] or -np.inf)))
+    for id, agent in order:
+        by_mark = cells[id, agent]
+        last = by_mark[max(by_mark)]
+        seeds = "-".join(str(count) for count in sorted({row["seeds"] for row in by_mark.values()}))
         failed = max(row.get("failed", 0) for row in by_mark.values())
-        lines.append(f"| {id} | {agent} | {' | '.join(shown)} | {failed or ''} |")
+        seconds = "" if last["seconds"] is None else f"{last['seconds']:.1f}"
+        shown = [id, agent, f"{seeds}{f' ({failed} failed)' if failed else ''}", *(_cell(by_mark.get(mark)) for mark in marks)]
+        lines.append(f"| {' | '.join([*shown, seconds])} |")
+    return "\n".join(lines)
+
+
+def difference_table(record: dict[str, Any], agent: str) -> str:
+    """Return an agent's differences to the searches, on reward and on test rows, as a Markdown table."""
+    lines = ["| evaluations | against | reward | test |", "|---|---|---|---|"]
+    found: dict[tuple[int, str], dict[str, str]] = {}
+    for row in record["difference"]:
+        if row["agent"] == agent:
+            shown = f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+            found.setdefault((row["evaluations"], row["against"]), {})[row["split"]] = shown
+    for (mark, against), splits in found.items():
+        lines.append(f"| {mark:,} | {against} | {splits.get('reward', '')} | {splits.get('test', '')} |")
+    return "\n".join(lines)
+
+
+def transfer_table(record: dict[str, Any]) -> str:
+    """Return what the policy is worth on datasets it never saw, as a Markdown table."""
+    lines = ["| dataset left out | agent | evaluations | against | difference |", "|---|---|---|---|---|"]
+    for row in record["transfer"]:
+        shown = f"{row['value']:+.2f} [{row['low']:+.2f}, {row['high']:+.2f}]"
+        lines.append(f"| {row['held_out']} | {row['agent']} | {row['evaluations']} | {row['against']} | {shown} |")
     return "\n".join(lines)
 
 

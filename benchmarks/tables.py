@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from benchmarks import end_to_end, fidelity, learning, scaling, throughput
+from benchmarks import end_to_end, fidelity, leaderboard, learning, scaling, throughput
 from benchmarks.records import RESULTS, read_record
 from dsenv.env import DataSelectEnv
 from dsenv.evaluation import reference_scores
 from dsenv.registration import IDS
 from dsenv.task import SelectionTask
 
+NAMED = "guided"  # the learned agent, named on the selection rows of other instances than the leaderboard's
+LEADERBOARD_IDS = ("DataSelect-GooglePlayNoisy-v0", "DataSelect-GooglePlay-v0 paper")
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "agents.md", ROOT / "docs" / "proxies.md")
 
@@ -50,6 +52,14 @@ def rendered() -> dict[str, str]:
     tables["fidelity"] = fidelity.table(read_record(RESULTS / "fidelity.json"))
     tables["throughput"] = throughput.table(read_record(RESULTS / "throughput.json"))
     tables["scaling"] = scaling.table(read_record(RESULTS / "scaling.json"))
+    record = read_record(RESULTS / "leaderboard.json")
+    tables["leaderboard"] = leaderboard.table(record, ["headroom"])
+    tables["leaderboard small"] = leaderboard.table(record, ["small"])
+    tables["leaderboard large"] = leaderboard.table(record, ["large"])
+    for id in LEADERBOARD_IDS:
+        tables[f"leaderboard {id}"] = leaderboard.table(record, [id])
+    tables["leaderboard difference"] = leaderboard.difference_table(record, NAMED)
+    tables["leaderboard transfer"] = leaderboard.transfer_table(record)
     return tables
 
 

@@ -110,7 +110,7 @@ def build(
 @app.command()
 def select(
     task: TaskName,
-    method: Annotated[str, typer.Option(help="uniform, proportional, best_of, greedy or swap")] = "swap",
+    method: Annotated[str, typer.Option(help="a search: swap, guided, greedy, pretrained, ... (dsenv.search)")] = "swap",
     budget: Annotated[float, typer.Option(help="share of the training rows")] = 0.05,
     evaluations: Annotated[int, typer.Option(help="proxy evaluations to spend")] = 4096,
     metric: Annotated[str | None, typer.Option(help="what the proxy measures (default: the task's own)")] = None,

@@ -16,16 +16,16 @@ import numpy.typing as npt
 from safetensors.numpy import load_file
 
 from dsenv.dataset import Ints, largest_remainder
-from dsenv.features import cluster_features
+from dsenv.features import FEATURES, cluster_features
 from dsenv.metrics import Doubles, one_hot
 from dsenv.picks import PickPlan
-from dsenv.task import SelectionTask
+from dsenv.task import SelectionTask, Split
 
 WEIGHTS = Path(__file__).parent / "policies" / "pretrained.safetensors"
 EVERY = "all"  # the weights trained on every dataset, for tasks that are none of them
-DOUBT = 1.5
 BALANCED = ("balanced_brier_skill", "macro_f1")
-RARITY = 1  # the column of the inputs that says how rare a cluster's labels are, where the metric asks for balance
+COMPARED = ("size", "label_fit", "spread", "reward_distance", "reward_share")
+FIRST_WEIGHTS = (0.8, 0.5, 0.0, *(0.0 for _ in COMPARED))  # importance; the root of the class sizes; nothing else
 
 Weights = Mapping[str, npt.NDArray[np.floating]]
 
@@ -33,28 +33,26 @@ Weights = Mapping[str, npt.NDArray[np.floating]]
 def policy_inputs(task: SelectionTask, plan: PickPlan, metric: str) -> Doubles:
     """Return what the policy sees of each cluster, (K, F): training and reward rows only, no class by name.
 
-    The static features of ``dsenv.features``; how far the labels of the reward rows around a cluster agree with its own;
-    how frequent its labels are among reward rows against the pool, and how rare in the pool; the same compared with the
-    clusters of similar labels. All but the class frequencies count twice: as far as the pool's labels are in doubt, and
-    as far as they are not.
+    The logarithm of an importance weight: how much more frequent the cluster's labels are among the reward rows around it
+    than among the training rows there; how rare its labels are, where the metric asks for balance; the entropy of its
+    labels; and, compared with the clusters of similar labels, its size, fit, spread, and nearness to the reward rows.
     """
     clustering = plan.clustering()
     static = cluster_features(task, clustering).astype(np.float64)
     mix, centroids = _label_mix(task, clustering.cluster, plan.clusters), _centroids(task, clustering.cluster, plan.clusters)
-    reward_shares = np.bincount(task.reward.labels, minlength=task.classes) / len(task.reward)
-    around = _labels_around(task, centroids)
-    agreement = (around * mix).sum(1)
-    lift = np.log((around + 0.02) / (reward_shares + 0.02))  # a wrongly labelled cluster lies where another class is frequent
-    own_lift = (lift * mix).sum(1)
-    wanted = np.log(np.maximum(mix @ (reward_shares / np.maximum(task.class_shares, 1e-9)), 0.05))
-    rarity = -np.log(np.maximum(mix @ task.class_shares, 1e-9) * task.classes)
-    own = np.column_stack([static, agreement, wanted, rarity, own_lift, own_lift - lift.max(1)])
+    near = int(np.clip(len(task.reward) / 20, 20, 200))
+    rewarded, pooled = (
+        (_labels_around(part, task.classes, centroids, number) * mix).sum(1) + 1 / near
+        for part, number in ((task.reward, near), (task.train, 4 * near))
+    )
+    rarity = -np.log(np.maximum(mix @ task.class_shares, 1e-9))
     alike = mix @ mix.T * plan.sizes  # clusters weigh as they share labels
-    peers = alike @ own / alike.sum(1, keepdims=True)
-    among = np.clip((own - peers) / (own.std(0) + 0.02), -3, 3)
-    doubt = float(np.clip(DOUBT * (plan.sizes / plan.sizes.sum()) @ (lift.max(1) - own_lift), 0, 1))
-    straight = np.column_stack([wanted, float(metric in BALANCED) * rarity])
-    return np.column_stack([straight, doubt * own, doubt * among, (1 - doubt) * among])
+    compared = static[:, [FEATURES.index(name) for name in COMPARED]]
+    peers = alike @ compared / alike.sum(1, keepdims=True)
+    among = np.clip((compared - peers) / (compared.std(0) + 0.02), -3, 3)
+    importance = np.clip(np.log(rewarded / pooled), -3, 2)
+    entropy = static[:, FEATURES.index("label_entropy")]
+    return np.column_stack([importance, float(metric in BALANCED) * rarity, entropy, among])
 
 
 def policy_scores(weights: Weights, inputs: Doubles) -> Doubles:
@@ -119,13 +117,13 @@ def _centroids(task: SelectionTask, cluster: Ints, clusters: int) -> Doubles:
     return np.asarray(sums / np.bincount(cluster, minlength=clusters)[:, None])
 
 
-def _labels_around(task: SelectionTask, centroids: Doubles) -> Doubles:
-    """(K, C) the label shares of the reward rows nearest to each cluster."""
-    rewarded = task.reward.features[:, :-1].astype(np.float64)
-    distance = (centroids**2).sum(1)[:, None] - 2 * centroids @ rewarded.T + (rewarded**2).sum(1)
-    near = min(int(np.clip(len(rewarded) // len(centroids), 5, 50)), len(rewarded))
+def _labels_around(part: Split, classes: int, centroids: Doubles, number: int) -> Doubles:
+    """(K, C) the label shares of the rows of a split that are nearest to each cluster."""
+    x = part.features[:, :-1].astype(np.float64)
+    distance = -2 * centroids @ x.T + (x**2).sum(1)
+    near = min(number, len(x))
     nearest = np.argpartition(distance, near - 1, axis=1)[:, :near]
-    return np.asarray(one_hot(task.reward.labels, task.classes)[nearest].mean(1))
+    return np.asarray(one_hot(part.labels, classes)[nearest].mean(1))
 
 
 def read_facts(path: str | Path = WEIGHTS) -> dict[str, object]:
