@@ -125,3 +125,25 @@ def quick(name, path):
 def test_quick_runs_give_the_same_fields(tmp_path):
     check_throughput(quick("throughput", tmp_path / "throughput.json"))
     check_fidelity(quick("fidelity", tmp_path / "fidelity.json"), fidelity.PROXIES)
+
+
+def test_transfer_rows_are_paired_differences():
+    from benchmarks.transfer import held_out_ids, transfer_rows
+
+    assert held_out_ids()["googleplay"] == ["DataSelect-GooglePlay-v0", "DataSelect-GooglePlayNoisy-v0"]
+    runs = [
+        {
+            "evaluations": 400,
+            "proportional": 0.0,
+            "class_mix_rows": 0.5 + seed,
+            "pretrained": 0.6 + seed,
+            "greedy": 0.2,
+            "guided": 0.9,
+        }
+        for seed in range(4)
+    ]
+    found = {(row["agent"], row["against"]): row for row in transfer_rows("x", {"id": runs})}
+    assert found["pretrained", "class_mix_rows"]["value"] == found["pretrained", "class_mix_rows"]["low"] == 0.1
+    assert found["guided", "greedy"]["value"] == 0.7 and found["guided", "greedy"]["evaluations"] == 400
+    assert found["pretrained", "proportional"]["low"] < found["pretrained", "proportional"]["value"]
+    assert found["pretrained", "proportional"]["evaluations"] == 1 and found["pretrained", "proportional"]["seeds"] == 4

@@ -24,6 +24,7 @@ LOOKED_AT = 50  # moves compared for each evaluation: the best of all leads into
 PATIENCE, LATER_PATIENCE = 60, 80  # evaluations without gain that end the first climb, and later ones
 ENDS = 6  # of climbs: so many are gathered before two of them are crossed
 SHAKEN, CROSSED_SHAKEN = 24, 2  # moves
+IDLE = 5  # climbs in a row that meet nothing new: a small task is exhausted
 TEMPERATURE = 2.0  # of the moves that shake, in deviations of their expected changes
 
 
@@ -60,7 +61,7 @@ def climb(evaluator: Evaluator, rng: np.random.Generator, start: Ints) -> None:
         gains.learn(start, (move[0], move[1]), change)
     ends = [_climb(evaluator, rng, gains, _End(start, score), PATIENCE)]
     idle = 0
-    while idle < 100:
+    while idle < IDLE:
         before = evaluator.used
         if len(ends) < ENDS:
             counts = _shaken(plan, ends[0].counts, SHAKEN, gains, rng)
