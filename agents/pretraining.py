@@ -162,6 +162,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="datasets to leave out; default: each, and none")
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     arguments = parser.parse_args()
+    if arguments.only and arguments.out == WEIGHTS:
+        parser.error("--only trains a part of the shipped weights: give --out another file")
     names = arguments.only or [*MAIN.values(), "synthetic", EVERY]
     trained: dict[str, Any] = {}
     started = time.perf_counter()

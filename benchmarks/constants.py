@@ -71,7 +71,7 @@ def main() -> None:
         if str(instance) not in known.get(problem, {}).get("instances", {})
     ]
     with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        deviations = {problem: pool.submit(random_deviation, problem) for problem, _ in work}
+        deviations = {problem: pool.submit(random_deviation, problem) for problem in dict.fromkeys(one for one, _ in work)}
         futures = {pool.submit(constants, *job): job for job in work}
         for number, future in enumerate(as_completed(futures), 1):
             problem, instance = futures[future]

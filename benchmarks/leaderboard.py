@@ -33,6 +33,7 @@ from dsenv.files import atomic_write
 from dsenv.leaderboard import (
     PROBLEMS,
     SMALL,
+    SUMMARY,
     Constants,
     environment_of,
     load_constants,
@@ -71,15 +72,15 @@ def run_job(job: Job, evaluations: Sequence[int]) -> list[Row]:
         return [Failure(id, keywords, name, seed, budget, text) for budget in sorted(evaluations)]
 
 
-def planned(problems: Sequence[str], names: Sequence[str], seeds: int, limit: int, folder: Path) -> list[Job]:
+def planned(problems: Sequence[str], names: Sequence[str], seeds: int, evaluations: Sequence[int], folder: Path) -> list[Job]:
     """Return the runs that are not stored yet, seeds outermost."""
-    done = {problem: _limits(rows_file(folder, problem)) for problem in problems}
+    done = {problem: _budgets(rows_file(folder, problem)) for problem in problems}
     return [
         (problem, name, seed)
         for seed in range(seeds)
         for problem in problems
         for name in names
-        if done[problem].get((name, seed), 0) < limit
+        if not set(evaluations) <= done[problem].get((name, seed), set())
     ]
 
 
@@ -102,6 +103,8 @@ def store_run(folder: Path, job: Job, rows: Sequence[Row]) -> None:
     before = {row.budget: row for row in stored if (row.agent, row.seed) == job[1:] and isinstance(row, Result)}
     if any(isinstance(row, Failure) for row in rows):  # what a run to a smaller budget has found stays true
         rows = [*before.values(), *(row for row in rows if row.budget not in before)]
+    else:
+        rows = [*rows, *(row for budget, row in before.items() if budget not in {row.budget for row in rows})]
     others = [row for row in stored if (row.agent, row.seed) != job[1:]]
     save_results(sorted([*others, *rows], key=lambda row: (row.agent, row.seed, row.budget)), path)
 
@@ -120,9 +123,15 @@ def write_summary(path: Path, folder: Path, constants: Constants, options: dict[
     """Summarise the stored rows; what the record holds of transfer stays."""
     origin = provenance("benchmarks.leaderboard", options)
     record = {**read_record(path), **origin, **summarise(stored_rows(folder), constants)}
-    with atomic_write(path) as temporary:
-        temporary.write_text(compact(record), encoding="utf-8")
+    store_record(path, record)
     return record
+
+
+def store_record(path: Path, record: dict[str, Any]) -> None:
+    """Write the record; the committed one is also what ``dsenv leaderboard`` shows, and so has a copy in the package."""
+    for place in (path, SUMMARY) if path == RESULTS / "leaderboard.json" else (path,):
+        with atomic_write(place) as temporary:
+            temporary.write_text(compact(record), encoding="utf-8")
 
 
 def draw(record: dict[str, Any], path: Path) -> None:
@@ -184,7 +193,7 @@ def main(given: Sequence[str] | None = None) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # read by the processes that run agents, and by their torch
         for name in names:
             find_agent(name, {known: _nothing for known in agents.AGENTS})  # a wrong name fails here, not hours later
-        jobs = planned(problems, names, seeds, evaluations[-1], folder)
+        jobs = planned(problems, names, seeds, evaluations, folder)
         perform(jobs, evaluations, arguments.jobs, folder)
     try:
         constants: Constants = load_constants()
@@ -197,7 +206,8 @@ def main(given: Sequence[str] | None = None) -> None:
         if value is not None and name not in ("json", "plot", "jobs")
     }
     record = write_summary(path, folder, constants, options)
-    print(table(record))
+    groups = [id for id in ("headroom", "small") if any(row["id"] == id for row in record["summary"])]
+    print(table(record, groups or list(dict.fromkeys(row["id"] for row in record["summary"]))))
     print(path)
     if arguments.plot:
         draw(record, arguments.plot)
@@ -206,7 +216,7 @@ def main(given: Sequence[str] | None = None) -> None:
 
 def table(record: dict[str, Any], ids: Sequence[str] = ("headroom", "small")) -> str:
     """Return the normalised scores of groups of problems, or of problems, as a Markdown table of agents by evaluations."""
-    rows = [row for row in record["summary"] if row["id"] in ids] or record["summary"]
+    rows = [row for row in record["summary"] if row["id"] in ids]
     marks = sorted({row["evaluations"] for row in rows})
     head = ["problems", "agent", "seeds", *(f"{mark:,}" for mark in marks), "seconds"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
@@ -268,13 +278,13 @@ def _results(jobs: Sequence[Job], evaluations: Sequence[int], processes: int) ->
             raise
 
 
-def _limits(path: Path) -> dict[tuple[str, int], int]:
-    """Return the largest budget stored of each agent and seed that did not fail."""
-    limits: dict[tuple[str, int], int] = {}
+def _budgets(path: Path) -> dict[tuple[str, int], set[int]]:
+    """Return the budgets stored of each agent and seed that did not fail."""
+    budgets: dict[tuple[str, int], set[int]] = {}
     for row in load_rows(path) if path.is_file() else []:
         if not isinstance(row, Failure):
-            limits[row.agent, row.seed] = max(limits.get((row.agent, row.seed), 0), row.budget)
-    return limits
+            budgets.setdefault((row.agent, row.seed), set()).add(row.budget)
+    return budgets
 
 
 def compact(record: dict[str, Any]) -> str:

@@ -12,7 +12,7 @@ from dsenv.evaluation import reference_scores
 from dsenv.registration import IDS
 from dsenv.task import SelectionTask
 
-NAMED = "guided"  # the learned agent, named on the selection rows of other instances than the leaderboard's
+NAMED = "guided"
 LEADERBOARD_IDS = ("DataSelect-GooglePlayNoisy-v0", "DataSelect-GooglePlay-v0 paper")
 ROOT = Path(__file__).parent.parent
 PAGES = (ROOT / "README.md", ROOT / "docs" / "agents.md", ROOT / "docs" / "proxies.md")
@@ -65,9 +65,10 @@ def rendered() -> dict[str, str]:
 
 def main() -> None:
     """Replace what stands between ``<!-- table NAME -->`` and ``<!-- end -->``."""
+    tables = rendered()
     for page in PAGES:
         text = page.read_text(encoding="utf-8")
-        for name, block in rendered().items():
+        for name, block in tables.items():
             pattern = re.compile(rf"(<!-- table {re.escape(name)} -->\n).*?(<!-- end -->)", flags=re.S)
             text, found = pattern.subn(lambda match, block=block: f"{match[1]}{block}\n{match[2]}", text)  # type: ignore[misc]
             if found:

@@ -17,11 +17,10 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from benchmarks.leaderboard import compact
+from benchmarks.leaderboard import store_record
 from benchmarks.records import RESULTS, provenance, read_record
 from dsenv.baselines import class_mix_rows, reward_of_rows
 from dsenv.env import DataSelectEnv
-from dsenv.files import atomic_write
 from dsenv.leaderboard import SMALL, load_constants, paired_difference
 from dsenv.progress import track
 from dsenv.registration import IDS
@@ -41,12 +40,11 @@ def held_out_ids() -> dict[str, list[str]]:
     return found
 
 
-def scores_of(id: str, instance: int) -> dict[str, float]:
+def scores_of(id: str, instance: int, ends: dict[str, dict[str, float]]) -> dict[str, float]:
     """Return the normalised scores of one instance, and greedy's evaluations."""
     made = gym.make(id, instance=instance).unwrapped
     assert isinstance(made, DataSelectEnv)
     env = made
-    ends = load_constants()[id]["instances"][str(instance)]
     greedy = search(env.proxy, "greedy", evaluations=4096, seed=instance)
     tenth = greedy.used // SHARE
     rows = class_mix_rows(env.task, env.plan.budget_rows, env.metric, generator(instance, "baseline rows"))
@@ -95,19 +93,18 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     every: dict[str, list[dict[str, float]]] = {}
     work = [(id, instance) for ids in held_out_ids().values() for id in ids for instance in range(arguments.seeds)]
+    constants = load_constants()
     for id, instance in track(work, "transfer"):
-        every.setdefault(id, []).append(scores_of(id, instance))
+        every.setdefault(id, []).append(scores_of(id, instance, constants[id]["instances"][str(instance)]))
     for held_out, ids in held_out_ids().items():
         rows += transfer_rows(held_out, {id: every[id] for id in ids})
-    constants = load_constants()
     headroom = {id: runs for id, runs in every.items() if constants[id]["headroom"]}
     rows += transfer_rows("each in turn, ids with headroom", headroom)
     for row in rows:
         print(f"{row['held_out']}: {row['agent']} - {row['against']} {row['value']} [{row['low']}, {row['high']}]")
     made_with = provenance("benchmarks.transfer", {"seeds": arguments.seeds})
     record = {**read_record(arguments.json), "transfer": rows, "transfer_made_with": made_with}
-    with atomic_write(arguments.json) as temporary:
-        temporary.write_text(compact(record), encoding="utf-8")
+    store_record(arguments.json, record)
 
 
 if __name__ == "__main__":

@@ -235,6 +235,8 @@ def find_agent(name: str, known: Mapping[str, Callable[[], Agent]] | None = None
     base, at, variant = name.partition("@")
     if at:
         one_of("variant", variant, VARIANTS)
+    if variant == "reward_rows" and base in SEARCHES:
+        raise InputError(f"{name!r}: reward_rows draws the rows of an environment's episodes; a search plays none")
     found: Any
     if ":" in base:
         found = import_function(base)

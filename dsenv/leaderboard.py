@@ -154,10 +154,10 @@ def summarise(results: Iterable[Row], constants: Constants) -> Summary:
     for agent, budget in pairs:
         for against in BASELINES:
             ours, theirs = ([runs.get((problem, one, budget), {}) for problem in headroom] for one in (agent, against))
-            if agent != against and headroom and all(ours) and all(theirs) and _all_normalised([*ours, *theirs]):
+            if agent != against and headroom and all(ours) and all(theirs):
                 head = {"evaluations": budget, "agent": agent, "against": against}
                 compared["difference"] += [{**head, **found} for found in _differences(ours, theirs)]
-                if against in IMPROVED:
+                if against in IMPROVED and all(map(len, _values([*ours, *theirs]))):
                     better = probability_of_improvement(_values(ours), _values(theirs))
                     compared["improvement"].append({**head, **_interval(better), "seeds": min(map(len, ours + theirs))})
     return {"summary": summary, **compared}
@@ -234,7 +234,7 @@ def _run(row: Result, instances: Any) -> Run:
 def _summary(name: str, agent: str, budget: int, every: Sequence[Runs], errors: Sequence[Mapping[int, str]]) -> dict[str, Any]:
     rows = [run.row for runs in every for run in runs.values()]
     row: dict[str, Any] = {"id": name, "agent": agent, "evaluations": budget, "iqm": None, "low": None, "high": None}
-    if rows and _all_normalised(every):
+    if all(map(len, _values(every))):
         found = _interval(iqm_interval(_values(every)))
         row.update(iqm=found["value"], low=found["low"], high=found["high"])
     regrets = [result.regret for result in rows if result.regret is not None]
@@ -249,21 +249,20 @@ def _summary(name: str, agent: str, budget: int, every: Sequence[Runs], errors: 
 
 
 def _differences(ours: Sequence[Runs], theirs: Sequence[Runs]) -> list[dict[str, Any]]:
-    shared = [sorted(set(own) & set(other)) for own, other in zip(ours, theirs, strict=True)]
-    if not all(shared):
-        return []
-    mine, others = (
-        [{seed: runs[seed] for seed in seeds} for runs, seeds in zip(side, shared, strict=True)] for side in (ours, theirs)
-    )
-    return [
-        {
-            "split": split,
-            **_interval(paired_difference(_values(mine, split), _values(others, split))),
-            "seeds": min(map(len, shared)),
-        }
-        for split in ("reward", "test")
-        if _all_normalised([*mine, *others], split)
-    ]
+    found = []
+    for split in ("reward", "test"):
+        shared = [
+            sorted(seed for seed in set(own) & set(other) if split in own[seed].normalised and split in other[seed].normalised)
+            for own, other in zip(ours, theirs, strict=True)
+        ]
+        if all(shared):
+            mine, others = (
+                [{seed: runs[seed] for seed in seeds} for runs, seeds in zip(side, shared, strict=True)]
+                for side in (ours, theirs)
+            )
+            between = paired_difference(_values(mine, split), _values(others, split))
+            found.append({"split": split, **_interval(between), "seeds": min(map(len, shared))})
+    return found
 
 
 def _where_all(every: Sequence[Runs]) -> list[Runs]:
@@ -272,12 +271,9 @@ def _where_all(every: Sequence[Runs]) -> list[Runs]:
     return [{seed: runs[seed] for seed in sorted(shared)} for runs in every]
 
 
-def _all_normalised(every: Sequence[Runs], split: str = "reward") -> bool:
-    return all(split in run.normalised for runs in every for run in runs.values())
-
-
 def _values(every: Sequence[Runs], split: str = "reward") -> list[Doubles]:
-    return [np.array([run.normalised[split] for run in runs.values()]) for runs in every]
+    """Return the normalised scores of each problem; runs of instances without constants have none."""
+    return [np.array([run.normalised[split] for run in runs.values() if split in run.normalised]) for runs in every]
 
 
 def _problem(problem: str) -> tuple[str, dict[str, Any]]:

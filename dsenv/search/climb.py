@@ -35,10 +35,9 @@ def climb(evaluator: Evaluator, rng: np.random.Generator) -> None:
     plan = evaluator.plan
     seen: dict[bytes, Ints] = {}
     scores: list[float] = []
-    sizes = [max(1, min(size, evaluator.limit * size // sum(ROUNDS[:3]))) for size in ROUNDS]
     number = repeated = 0
     while repeated < 20:
-        size = sizes[min(number, len(sizes) - 1)]
+        size = ROUNDS[min(number, len(ROUNDS) - 1)]
         if number == 0:
             batch = untested(plan, seen, [dirichlet_counts(plan, rng) for _ in range(4 * size)])[:size]
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -54,7 +55,8 @@ class Evaluator:
     Args:
         proxy: Φ.
         limit: distinct selections that may be scored.
-        stages: smaller budgets at which the run's result is to be kept as if it had ended there.
+        stages: smaller budgets at which the run's result is to be kept as if it had ended there. It is what a run with that
+            limit finds, unless the agent plans by ``limit`` or ``left``.
         id: of the environment whose problem this is, for ``make_env``.
         keywords: of that environment.
 
@@ -83,7 +85,7 @@ class Evaluator:
         self._best: list[tuple[float, Ints]] = []
         self._seen: dict[bytes, float] = {}
         self._memory = Memory()
-        self._started = time.perf_counter()
+        self._started, self._process = time.perf_counter(), os.getpid()
 
     @property
     def task(self) -> SelectionTask:
@@ -113,7 +115,7 @@ class Evaluator:
     @property
     def best_counts(self) -> Ints | None:
         """(K,) the best complete selection so far."""
-        return self._best[0][1] if self._best else None
+        return self._best[0][1].copy() if self._best else None
 
     @property
     def best_score(self) -> float:
@@ -131,16 +133,20 @@ class Evaluator:
 
         Raises:
             BudgetSpent: after scoring as many as the limit allows.
+            InputError: for counts that are not integers, or in another process than the meter's own.
         """
+        if os.getpid() != self._process:
+            raise InputError("a meter stays in its process: score there, or train in make_vec, which needs no other process")
+        if not np.issubdtype(np.asarray(counts).dtype, np.integer):
+            raise InputError(f"counts are of type {np.asarray(counts).dtype}: allowed are integers")
         batch = np.ascontiguousarray(counts, np.int64)
         keys = [row.tobytes() for row in batch]
         fresh = list({key: place for place, key in reversed(list(enumerate(keys))) if key not in self._seen}.values())[::-1]
         complete = self.complete(batch)
         if not batch.any(1).all():  # the empty selection needs no training
-            empty = np.flatnonzero(~batch.any(1))
+            for place in (place for place in fresh if not batch[place].any()):
+                self._seen[keys[place]] = float(self.proxy.score(batch[place : place + 1])[0])
             fresh = [place for place in fresh if batch[place].any()]
-            for place in empty.tolist():
-                self._seen.setdefault(keys[place], float(self.proxy.score(batch[place : place + 1])[0]))
         kept_back = 0 if complete.all() else 1
         while fresh:
             part, fresh = self._up_to_mark(fresh, kept_back)
@@ -181,6 +187,14 @@ class Evaluator:
     def __deepcopy__(self, memo: dict[int, Any]) -> Evaluator:
         """Return itself: Gymnasium copies an environment's keywords, and the meter must stay one."""
         return self
+
+    def __reduce__(self) -> str | tuple[Any, ...]:
+        """Refuse: a copy in another process would have a budget of its own.
+
+        Raises:
+            InputError: always.
+        """
+        raise InputError("a meter of evaluations stays in its process and cannot be pickled or copied")
 
     def _id(self) -> str:
         if self.id is None:

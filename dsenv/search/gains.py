@@ -41,7 +41,7 @@ class Gains:
 
     @property
     def untried(self) -> npt.NDArray[np.bool_]:
-        """(K, K) False for moves of which everything is known until something near them changes."""
+        """(K, K) False for moves that were tried on this very selection."""
         return np.asarray(self._unknown > 0)
 
     def expected(self, counts: Ints) -> tuple[Doubles, Doubles]:
