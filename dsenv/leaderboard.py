@@ -242,7 +242,7 @@ def _summary(name: str, agent: str, budget: int, every: Sequence[Runs], errors: 
     row["test"] = _mean([result.scores["test"][_reported(result)] for result in rows])
     row["regret"] = _mean(regrets) if len(regrets) == len(rows) else None
     row["seconds"] = _mean([result.seconds for result in rows])
-    row["seeds"] = min(map(len, every))
+    row["seeds"] = min(map(len, _values(every) if row["iqm"] is not None else every))
     row["score"] = _mean([result.score for result in rows])
     texts = [text for error in errors for text in error.values()]
     return {**row, "failed": len(texts), "error": texts[0]} if texts else row
