@@ -235,16 +235,15 @@ def table(record: dict[str, Any], ids: Sequence[str] = ("headroom", "small")) ->
     return "\n".join(lines)
 
 
-def difference_table(record: dict[str, Any], agent: str) -> str:
-    """Return an agent's differences to the searches, on reward and on test rows, as a Markdown table."""
-    lines = ["| evaluations | against | reward | test |", "|---|---|---|---|"]
-    found: dict[tuple[int, str], dict[str, str]] = {}
-    for row in record["difference"]:
-        if row["agent"] == agent:
-            shown = f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
-            found.setdefault((row["evaluations"], row["against"]), {})[row["split"]] = shown
-    for (mark, against), splits in found.items():
-        lines.append(f"| {mark:,} | {against} | {splits.get('reward', '')} | {splits.get('test', '')} |")
+def difference_table(rows: Sequence[dict[str, Any]]) -> str:
+    """Return differences of agents, on reward and on test rows, as a Markdown table."""
+    lines = ["| evaluations | agent | minus | reward | test |", "|---|---|---|---|---|"]
+    found: dict[tuple[int, str, str], dict[str, str]] = {}
+    for row in rows:
+        shown = f"{row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+        found.setdefault((row["evaluations"], row["agent"], row["against"]), {})[row["split"]] = shown
+    for (mark, agent, against), splits in sorted(found.items()):
+        lines.append(f"| {mark:,} | {agent} | {against} | {splits.get('reward', '')} | {splits.get('test', '')} |")
     return "\n".join(lines)
 
 

@@ -58,7 +58,9 @@ def rendered() -> dict[str, str]:
     tables["leaderboard large"] = leaderboard.table(record, ["large"])
     for id in LEADERBOARD_IDS:
         tables[f"leaderboard {id}"] = leaderboard.table(record, [id])
-    tables["leaderboard difference"] = leaderboard.difference_table(record, NAMED)
+    differences = [row for row in record["difference"] if row["agent"] == NAMED and row["evaluations"] >= 1024]
+    tables["leaderboard difference"] = leaderboard.difference_table(differences)
+    tables["leaderboard variants"] = leaderboard.difference_table(record["variants"])
     tables["leaderboard transfer"] = leaderboard.transfer_table(record)
     return tables
 

@@ -28,7 +28,7 @@ CONSTANTS = Path(__file__).parent / "tasks" / "constants.json"
 SUMMARY = Path(__file__).parent / "tasks" / "leaderboard.json"
 BASELINES = ("greedy", "swap", "best_of")
 IMPROVED = ("greedy", "swap")
-TABLES = ("summary", "difference", "improvement")
+TABLES = ("summary", "difference", "improvement", "variants")
 RESAMPLES = 2000
 TIE = 1e-9
 # These say how an agent sees a problem or which of its instances it is; any other keyword makes it another problem.
@@ -133,7 +133,8 @@ def summarise(results: Iterable[Row], constants: Constants) -> Summary:
         metric), ``regret``, ``seconds``: means. ``seeds``: that the row rests on; ``failed``: runs that ended with an
         error, ``error``: the first one.
         ``difference``: IQM minus a search's, over the problems with headroom, on reward or test rows, with an interval
-        that resamples the seeds of both together. ``improvement``: probability that a run of the agent is better than
+        that resamples the seeds of both together. ``variants``: the same of an agent's variants minus the plain agent, over
+        ``large``. ``improvement``: probability that a run of the agent is better than
         a run of a search, mean over the problems.
     """
     runs, failures = _by_group(results, constants)
@@ -150,7 +151,7 @@ def summarise(results: Iterable[Row], constants: Constants) -> Summary:
             errors = [failures.get((problem, *pair), {}) for problem in problems]
             if problems and all(one or error for one, error in zip(every, errors, strict=True)):
                 summary.append(_summary(name, *pair, _where_all(every), errors))
-    compared: Summary = {"difference": [], "improvement": []}
+    compared: Summary = {"difference": [], "improvement": [], "variants": []}
     for agent, budget in pairs:
         for against in BASELINES:
             ours, theirs = ([runs.get((problem, one, budget), {}) for problem in headroom] for one in (agent, against))
@@ -160,6 +161,11 @@ def summarise(results: Iterable[Row], constants: Constants) -> Summary:
                 if against in IMPROVED and all(map(len, _values([*ours, *theirs]))):
                     better = probability_of_improvement(_values(ours), _values(theirs))
                     compared["improvement"].append({**head, **_interval(better), "seeds": min(map(len, ours + theirs))})
+        plain, at, _ = agent.partition("@")
+        ours, theirs = ([runs.get((problem, one, budget), {}) for problem in groups["large"]] for one in (agent, plain))
+        if at and groups["large"] and all(ours) and all(theirs):
+            head = {"evaluations": budget, "agent": agent, "against": plain}
+            compared["variants"] += [{**head, **found} for found in _differences(ours, theirs)]
     return {"summary": summary, **compared}
 
 
