@@ -364,13 +364,14 @@ def _scores_table(id: str, rows: list[dict[str, Any]]) -> Table:
         for name, digits in (("test", 3), ("regret", 4), ("seconds", 0))
         if any(row[name] is not None for row in rows)
     ]
-    extra = [*(name for name, _ in known), "seeds", *(["failed"] if any("failed" in row for row in rows) else [])]
-    table = Table(Column("agent", no_wrap=True), *columns, *extra, title=id)
+    names = [name for name, _ in known]
+    table = Table(Column("agent", no_wrap=True), *columns, *names, Column("seeds", no_wrap=True), title=id)
     for agent, cells in sorted(by_agent.items(), key=lambda item: -_rank(item[1][max(item[1])])):
         last = cells[max(cells)]
         numbers = [_number(last[name], digits) for name, digits in known]
-        failed = [str(max(row.get("failed", 0) for row in cells.values()) or "")] if "failed" in extra else []
-        table.add_row(escape(agent), *(_cell(cells.get(mark)) for mark in marks), *numbers, str(last["seeds"]), *failed)
+        failed = max(row.get("failed", 0) for row in cells.values())
+        seeds = f"{last['seeds']}{f', {failed} failed' if failed else ''}"
+        table.add_row(escape(agent), *(_cell(cells.get(mark)) for mark in marks), *numbers, seeds)
     return table
 
 

@@ -58,7 +58,7 @@ def test_rounds_are_scored_in_the_published_ratio(monkeypatch):
     score = evaluator.score
     monkeypatch.setattr(evaluator, "score", lambda counts: (batches.append(len(counts)), score(counts))[1])
     run(climb, evaluator, 0)
-    assert tuple(batches[:3]) == ROUNDS and evaluator.used == 112
+    assert tuple(batches[:3]) == ROUNDS[:3] and evaluator.used == 112
 
 
 @pytest.mark.parametrize("limit", [1, 2, 7, 100])

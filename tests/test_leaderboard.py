@@ -297,7 +297,7 @@ def test_a_stopped_benchmark_goes_on_and_runs_nothing_twice(tmp_path, monkeypatc
     assert {r.budget for r in rows if r.agent == "greedy"} == {20, 30, 40, 60}
     record, _ = run_program(tmp_path, "--summary", "--plot", str(tmp_path / "plot.png"))
     assert len(done) == 16 and (tmp_path / "plot.png").read_bytes()[:4] == b"\x89PNG"
-    assert set(record) == {"command", "transfer", "summary", "difference", "improvement"}
+    assert set(record) == {"command", "transfer", "summary", "difference", "improvement", "variants"}
     assert not list((tmp_path / "leaderboard").glob(".*")) and "12/" not in capsys.readouterr().out
 
 
