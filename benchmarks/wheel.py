@@ -7,6 +7,12 @@ import zipfile
 from pathlib import Path
 
 LARGEST_TASKS = 20e6
+NEEDED = (
+    "dsenv/py.typed",
+    "dsenv/tasks/constants.json",
+    "dsenv/tasks/leaderboard.json",
+    "dsenv/policies/pretrained.safetensors",
+)
 
 
 def problems(wheel: Path) -> list[str]:
@@ -18,9 +24,8 @@ def problems(wheel: Path) -> list[str]:
     if any(not name.endswith(".dist-info") for name in outside):
         found.append(f"top-level names beside dsenv: {sorted(outside)}")
     names = {entry.filename for entry in entries}
-    if "dsenv/py.typed" not in names:
-        found.append("dsenv/py.typed is missing")
-    tasks = [entry for entry in entries if entry.filename.startswith("dsenv/tasks/")]
+    found += [f"{name} is missing" for name in NEEDED if name not in names]
+    tasks = [entry for entry in entries if entry.filename.startswith("dsenv/tasks/") and entry.filename.endswith(".npz")]
     if len(tasks) != 5:
         found.append(f"{len(tasks)} task files, not 5")
     if sum(entry.file_size for entry in tasks) > LARGEST_TASKS:
