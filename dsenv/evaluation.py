@@ -447,8 +447,9 @@ def versions() -> dict[str, str]:
 
 
 def command() -> str:
-    """Return the command line of this process, without the folder of the program."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    """Return the command line of this process, without the folders of the program and of files."""
+    words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
+    return shlex.join([Path(sys.argv[0]).name, *words])
 
 
 def _result(env: gym.Env[Any, Any], id: str, keywords: dict[str, Any], agent: str, seed: int, actions: Sequence[int],
