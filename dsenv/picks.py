@@ -97,18 +97,23 @@ class PickPlan:
         """Rows of a proportional selection: what every row-level baseline may take."""
         return int(self.taken(self.complete(np.zeros(self.clusters, np.int64))).sum())
 
-    def complete(self, counts: npt.NDArray[np.integer]) -> Ints:
-        """Fill ``counts`` (K,) up to the whole budget with proportional picks (largest remainder, within capacity).
+    def complete(self, counts: npt.NDArray[np.integer], shares: npt.NDArray[np.floating] | None = None) -> Ints:
+        """Fill ``counts`` (K,) up to the whole budget with picks by shares (largest remainder, within capacity).
 
-        Where every cluster is exhausted before the budget is spent, everything is taken.
+        Args:
+            counts: picks made already.
+            shares: (K,) of the clusters; default: their sizes, which are proportional picks.
+
+        Returns:
+            (K,) counts. Where every cluster with a share is exhausted before the budget is spent, all of these is taken.
         """
+        weights = self.sizes.astype(np.float64) if shares is None else shares
         filled = np.asarray(counts, np.int64).copy()
         while (left := self.picks - int(filled.sum())) > 0:
-            open_ = filled < self.capacity
+            open_ = np.where(filled < self.capacity, weights, 0)
             if not open_.any():
                 break
-            wanted = largest_remainder(np.where(open_, self.sizes, 0).astype(np.float64), left)
-            filled = np.minimum(filled + wanted, self.capacity)
+            filled = np.minimum(filled + largest_remainder(open_, left), self.capacity)
         return filled
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors.numpy import load_file
 
-from dsenv.dataset import Ints, largest_remainder
+from dsenv.dataset import Ints
 from dsenv.features import FEATURES, cluster_features
 from dsenv.metrics import Doubles, one_hot
 from dsenv.picks import PickPlan
@@ -82,10 +82,7 @@ def shares_of(plan: PickPlan, weights: Weights, inputs: Doubles) -> Doubles:
 
 def rounded_counts(plan: PickPlan, shares: Doubles) -> Ints:
     """Return (K,) the complete selection nearest to the shares: largest remainder, within capacity."""
-    counts = np.zeros(plan.clusters, np.int64)
-    while (left := plan.picks - int(counts.sum())) > 0 and (open_ := shares * (counts < plan.capacity)).any():
-        counts = np.minimum(counts + largest_remainder(open_, left), plan.capacity)
-    return plan.complete(counts)
+    return plan.complete(plan.complete(np.zeros(plan.clusters, np.int64), shares))
 
 
 def shipped_weights(dataset: str) -> Weights:
@@ -95,12 +92,12 @@ def shipped_weights(dataset: str) -> Weights:
 
 
 @lru_cache(maxsize=1)
-def _shipped() -> dict[str, Weights]:
+def _shipped() -> Mapping[str, Weights]:
     kept: dict[str, dict[str, npt.NDArray[np.floating]]] = {}
     for name, array in load_file(WEIGHTS).items():
         held_out, _, part = name.partition("/")
         kept.setdefault(held_out, {})[part] = array.astype(np.float64)
-    return dict(kept)
+    return kept
 
 
 def _label_mix(task: SelectionTask, cluster: Ints, clusters: int) -> Doubles:
