@@ -37,7 +37,7 @@ from dsenv.reduction import Part, reduce_vectors
 from dsenv.search import random_counts
 from dsenv.seeding import generator
 from dsenv.selectors.agreement import agreement
-from dsenv.selectors.head import fit_head, output_errors, probabilities, with_constant
+from dsenv.selectors.head import fit_head, gradient_factors, probabilities
 from dsenv.selectors.neighbours import neighbours
 from dsenv.stats import Interval
 from dsenv.task import REPORTED, REWARD, TRAIN, SelectionTask
@@ -164,9 +164,9 @@ def gradient_matching(case: Case, seed: int, warmed: bool = False) -> Doubles:
     task, drawn = case.warmed(seed) if warmed else case.task, case.drawn(seed)
     train, reward = task.train.features[:, :-1], task.reward.features[:, :-1]
     head = fit_head(train[drawn], task.train_labels[drawn], task.classes)
-    errors = output_errors(probabilities(train, head), task.train_labels)
-    wanted = with_constant(reward).T @ output_errors(probabilities(reward, head), task.reward.labels)
-    features = with_constant(train)
+    features, errors = gradient_factors(train, task.train_labels, head)
+    reward_features, reward_errors = gradient_factors(reward, task.reward.labels, head)
+    wanted = reward_features.T @ reward_errors
     return np.array([_cosine(features[rows].T @ errors[rows], wanted) for rows in case.rows])
 
 

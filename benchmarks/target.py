@@ -80,9 +80,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
     if not given.summary:
         setting = Setting(given.dataset, given.label_noise, given.target_source, given.pool, given.encoder)
-        run(setting, list(jobs_of(setting, given)), given.runs, given.jobs, given.device)
+        run(setting, list(jobs_of(setting, given)), given.runs, given.jobs)
         for budget in given.budget if "two_stage" in (given.methods or ()) else ():
-            run(setting, two_stage(setting, given, budget), given.runs, given.jobs, given.device)
+            run(setting, two_stage(setting, given, budget), given.runs, given.jobs)
     summary = summarise([read_runs(path) for path in sorted(given.runs.glob("*.jsonl"))])
     if given.summary:
         with atomic_write(given.json) as temporary:
@@ -129,7 +129,7 @@ def two_stage(setting: Setting, given: argparse.Namespace, budget: float) -> lis
             Job(setting, given.target, "finalist", seed, epochs=given.short_epochs, finalist=finalist, **common)
             for finalist in left(FINALIST_SEEDS[:place])
         ]
-        run(setting, jobs, given.runs, given.jobs, given.device)
+        run(setting, jobs, given.runs, given.jobs)
     winner = left(FINALIST_SEEDS)[0]
     epochs = given.epochs or 3
     return [
@@ -137,7 +137,7 @@ def two_stage(setting: Setting, given: argparse.Namespace, budget: float) -> lis
     ]
 
 
-def run(setting: Setting, jobs: list[Job], folder: Path, workers: int, device: str) -> None:
+def run(setting: Setting, jobs: list[Job], folder: Path, workers: int) -> None:
     """Do the jobs whose results are not stored.
 
     Raises:
@@ -149,7 +149,7 @@ def run(setting: Setting, jobs: list[Job], folder: Path, workers: int, device: s
         log.info("%s: encoding the texts", setting.name)
         context = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(1, mp_context=context, initializer=one_thread) as pool:
-            seconds = pool.submit(build_seconds, setting, device).result()
+            seconds = pool.submit(build_seconds, setting).result()
         given = {"label_noise" if name == "noise" else name: value for name, value in vars(setting).items() if value}
         facts = provenance("benchmarks.target", given)
         labels = pack(load_setting(setting).test.labels)

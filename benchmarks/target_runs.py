@@ -23,6 +23,7 @@ from dsenv.errors import InputError
 from dsenv.files import cache_folder
 from dsenv.finalists import SHORT, Finalist, propose, select_finalist, target_score
 from dsenv.metrics import score
+from dsenv.picks import plan_picks
 from dsenv.search import SEARCHES, search
 from dsenv.seeding import generator
 from dsenv.selectors import Pool, choose_rows
@@ -33,13 +34,8 @@ from dsenv.training import Recipe, fit, load_target, predict
 EVALUATIONS = 4096
 FINALISTS, FINALIST_EVALUATIONS = 18, 1024  # of two-stage search: fewer than its default, for the time it takes
 PICKS = (25, 50)  # at least and at most; as many as spend the budget best (64 picks would leave a tenth of 500 rows)
-HEAD_C = (
-    0.1,
-    1.0,
-    10.0,
-    100.0,
-    1000.0,
-)  # of the logistic head: the best on the selection rows, for every selection anew
+# Of the logistic head: the best on the selection rows, for every selection anew.
+HEAD_C = (0.1, 1.0, 10.0, 100.0, 1000.0)
 # Published scores kept at the other end: at 5% and with wrong labels the hardest rows are mostly wrong ones.
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "facility_location": ("facility_location", {"represented": 2_000}),
@@ -159,7 +155,7 @@ def load_material(setting: Setting) -> Material:
     return Material(dataset, task, encode(dataset, setting.encoder, train_rows=task.train_rows), right)
 
 
-def build_seconds(setting: Setting, device: str = "auto") -> dict[str, float]:
+def build_seconds(setting: Setting) -> dict[str, float]:
     """Encode training and validation rows and build the task, and return the seconds of both.
 
     Test rows are encoded afterwards and not counted: choosing does not read them.
@@ -202,11 +198,10 @@ def choose(job: Job, material: Material) -> Choice:
         keywords: dict[str, Any] = {"count": FINALISTS, "evaluations": FINALIST_EVALUATIONS, "seed": job.draw}
         selection = select_finalist(task, budget=job.budget, picks=picks, **keywords)
         return Choice(np.searchsorted(task.train_rows, selection.rows), selection.method, clock() - started)
-    env = DataSelectEnv(task, budget=job.budget, picks=picks)
-    count = env.plan.budget_rows
     if job.method == "full_equal_steps":  # each row seen once, for as many optimiser steps as the selection takes
-        return Choice(generator(job.draw, "equal steps").permutation(len(task.train))[: 3 * count])
+        return Choice(generator(job.draw, "equal steps").permutation(len(task.train))[: 3 * rows_of(task, job.budget)])
     if job.method in SEARCHES:
+        env = DataSelectEnv(task, budget=job.budget, picks=picks)
         found = search(env.proxy, job.method, evaluations=EVALUATIONS, seed=job.draw)
         return Choice(env.plan.rows(found.counts), f"{found.used} evaluations", clock() - started)
     seed = 0 if job.method in DRAWS_NOTHING else job.draw
@@ -218,11 +213,10 @@ def selected(setting: Setting, method: str, budget: float, instance: int, seed: 
     """Choose rows by a selector; the choice of one that draws nothing is kept for the next seed."""
     material = load_material(setting)
     task = material.task.at_instance(instance)
-    count = DataSelectEnv(task, budget=budget, picks=picks_of(task, budget)).plan.budget_rows
     selector, options = VARIANTS.get(method, (method, {}))
     pool = Pool.from_task(task, material.dataset)
     started = clock()
-    return Choice(choose_rows(pool, selector, count, seed, **options), "", clock() - started)
+    return Choice(choose_rows(pool, selector, rows_of(task, budget), seed, **options), "", clock() - started)
 
 
 @lru_cache(maxsize=4)
@@ -232,6 +226,11 @@ def finalists_of(setting: Setting, budget: float) -> tuple[list[Finalist], float
     started = clock()
     keywords: dict[str, Any] = {"count": FINALISTS, "evaluations": FINALIST_EVALUATIONS}
     return propose(task, budget=budget, picks=picks_of(task, budget), **keywords), clock() - started
+
+
+def rows_of(task: SelectionTask, budget: float) -> int:
+    """Return how many rows every selection has."""
+    return plan_picks(task.clustering("stratified"), budget=budget, picks=picks_of(task, budget)).budget_rows
 
 
 def picks_of(task: SelectionTask, budget: float) -> int:

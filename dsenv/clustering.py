@@ -40,11 +40,8 @@ class Clustering:
 
     def part(self, kept: npt.NDArray[np.bool_]) -> Clustering:
         """Return the clusters of the rows that are kept (n,), in the same order; clusters that lose all rows are dropped."""
-        cluster, position = _compact(self.cluster[kept]), self.position[kept]
-        places = np.empty(len(cluster), np.int64)
-        sizes = np.bincount(cluster)
-        places[np.lexsort((position, cluster))] = np.arange(len(cluster)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        return Clustering(cluster, places)
+        cluster = _compact(self.cluster[kept])
+        return Clustering(cluster, _places(np.lexsort((self.position[kept], cluster)), cluster))
 
     def reordered(self, rng: np.random.Generator) -> Clustering:
         """Return the same clusters with a fresh random row order inside each."""
@@ -148,7 +145,11 @@ def _sorted_rows(ids: Ints) -> Ints:
 
 def _positions(cluster: Ints, rng: np.random.Generator) -> Ints:
     shuffled = rng.permutation(len(cluster))
-    grouped = shuffled[_sorted_rows(cluster[shuffled])]
+    return _places(shuffled[_sorted_rows(cluster[shuffled])], cluster)
+
+
+def _places(grouped: Ints, cluster: Ints) -> Ints:
+    """Each row's place in its cluster, of rows listed cluster after cluster."""
     sizes = np.bincount(cluster)
     position = np.empty(len(cluster), np.int64)
     position[grouped] = np.arange(len(cluster)) - np.repeat(np.cumsum(sizes) - sizes, sizes)

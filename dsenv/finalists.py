@@ -22,6 +22,7 @@ from dsenv.env import DataSelectEnv
 from dsenv.errors import InputError, check_whole
 from dsenv.files import atomic_write
 from dsenv.metrics import Doubles, score
+from dsenv.picks import plan_picks
 from dsenv.search import search
 from dsenv.seeding import generator
 from dsenv.selection import Selection
@@ -86,7 +87,7 @@ def propose(
         ones of the same part make up for them.
     """
     check_whole("count", count, 2)
-    rows = DataSelectEnv(task, budget=budget, picks=picks).plan.budget_rows
+    rows = plan_picks(task.clustering("stratified"), budget=budget, picks=picks).budget_rows
     parts = filters(task, seed)
     parts = {name: kept for name, kept in parts.items() if name == WHOLE or len(kept) >= 2 * rows}
     # The two baselines first; a searched one is worth less than one of another part, so parts change fastest.
@@ -158,11 +159,10 @@ def _selector(method: str) -> Callable[..., Ints]:
     return propose
 
 
-def _search(method: str, metric: str | None = None, shift: int = 0) -> Callable[..., Ints]:
+def _search(method: str, other_metric: bool = False, shift: int = 0) -> Callable[..., Ints]:
     def propose(task: SelectionTask, budget: float, rows: int, picks: int | None, evaluations: int, seed: int) -> Ints:
-        own = REPORTED[task.reported]
-        other = next(name for name in REPORTED.values() if name != own)
-        env = DataSelectEnv(task, metric=own if metric is None else other, budget=budget, picks=picks)
+        metric = next(skill for name, skill in REPORTED.items() if (name != task.reported) == other_metric)
+        env = DataSelectEnv(task, metric=metric, budget=budget, picks=picks)
         found = search(env.proxy, method, evaluations=evaluations, seed=seed + shift)
         return env.plan.rows(found.counts)
 
@@ -173,12 +173,12 @@ _PROPOSALS: dict[str, Callable[..., Ints]] = {
     "random": _selector("random"),
     "class_mix": _selector("class_mix"),
     "guided": _search("guided"),
-    "guided, other metric": _search("guided", "other"),
+    "guided, other metric": _search("guided", other_metric=True),
     "class_balanced": _selector("class_balanced"),
     "swap": _search("swap"),
-    "swap, other metric": _search("swap", "other"),
+    "swap, other metric": _search("swap", other_metric=True),
     "guided again": _search("guided", shift=1),
-    "guided again, other metric": _search("guided", "other", shift=1),
+    "guided again, other metric": _search("guided", other_metric=True, shift=1),
     "swap again": _search("swap", shift=1),
 }
 

@@ -110,19 +110,15 @@ def load_target(recipe: Recipe, classes: int, seed: int = 0) -> Target:
     """
     torch, transformers = require("torch", "finetune"), require("transformers", "finetune")
     name = str(minilm_folder()) if recipe.target == "minilm" else recipe.target
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if recipe.device == "auto" else recipe.device
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {recipe.device!r} cannot be used: {error}") from error
+    device = usable_device(recipe.device)
     local = Path(name).is_dir()
     keywords = {"trust_remote_code": False, "local_files_only": local}
     with _seeded(torch, seed, device), quiet(transformers, bars=not local):
-        with _reading(recipe.target), torch.device("meta"):
+        with reading(f"target {recipe.target!r} cannot be read"), torch.device("meta"):
             config = transformers.AutoConfig.from_pretrained(name, num_labels=classes, **keywords)
             sketch = transformers.AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
         _check_memory(sketch, recipe, device)
-        with _reading(recipe.target):
+        with reading(f"target {recipe.target!r} cannot be read"):
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **keywords)
             model, loaded = transformers.AutoModelForSequenceClassification.from_pretrained(
                 name, num_labels=classes, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **keywords
@@ -283,13 +279,28 @@ def _batches(encoded: dict[str, Any], recipe: Recipe, rng: np.random.Generator) 
         yield found[i]
 
 
+def usable_device(device: str) -> str:
+    """Return the device, or for ``auto`` CUDA where there is some, else the CPU.
+
+    Raises:
+        InputError: where torch cannot use it.
+    """
+    torch = require("torch", "finetune")
+    chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    try:
+        torch.zeros(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"device {device!r} cannot be used: {error}") from error
+    return chosen
+
+
 @contextmanager
-def _reading(target: str) -> Iterator[None]:
-    """Say of what transformers raises for a checkpoint that it cannot be read."""
+def reading(failure: str) -> Iterator[None]:
+    """Turn what transformers raises for a checkpoint into an ``InputError`` that begins with ``failure``."""
     try:
         yield
     except (OSError, ValueError, KeyError, RuntimeError, require("safetensors", "finetune").SafetensorError) as error:
-        raise InputError(f"target {target!r} cannot be read: {error}") from error
+        raise InputError(f"{failure}: {error}") from error
 
 
 def _check_memory(model: Any, recipe: Recipe, device: str) -> None:

@@ -13,7 +13,7 @@ from dsenv.blocks import token_batches
 from dsenv.errors import InputError, check_whole, require
 from dsenv.metrics import Doubles
 from dsenv.progress import track
-from dsenv.training import quiet
+from dsenv.training import quiet, reading, usable_device
 
 BATCH_TOKENS = 2048  # logits of 2,048 tokens over 32,000 pieces are 262 MB
 
@@ -52,28 +52,18 @@ def load_causal(name: str, *, max_length: int = 1024, device: str = "auto", atte
     """
     check_whole("max_length", max_length, 1)
     torch, transformers = require("torch", "finetune"), require("transformers", "finetune")
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"device {device!r} cannot be used: {error}") from error
+    device = usable_device(device)
     local = Path(name).is_dir()
     keywords: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local}
-    failures = (OSError, ValueError, KeyError, RuntimeError, require("safetensors", "finetune").SafetensorError)
     with quiet(transformers, bars=not local), torch.random.fork_rng(devices=[]):  # absent weights are drawn at random
-        try:
+        with reading(f"the tokenizer of model {name!r} cannot be read"):
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **keywords)
-        except failures as error:
-            raise InputError(f"the tokenizer of model {name!r} cannot be read: {error}") from error
         if attentions:
             keywords["attn_implementation"] = "eager"  # the only one that returns its weights
-        try:
+        with reading(f"model {name!r} cannot be read as a causal language model"):
             model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
                 name, use_safetensors=True, dtype="auto", output_loading_info=True, **keywords
             )
-        except failures as error:
-            raise InputError(f"model {name!r} cannot be read as a causal language model: {error}") from error
     if loaded["missing_keys"]:
         absent = ", ".join(sorted(loaded["missing_keys"])[:3])
         raise InputError(f"model {name!r} is no complete causal language model: it lacks weights ({absent}, ...)")

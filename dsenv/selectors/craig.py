@@ -8,7 +8,7 @@ import numpy as np
 
 from dsenv.dataset import Ints, largest_remainder
 from dsenv.metrics import Doubles
-from dsenv.selectors.head import REGULARISATION, fit_head, output_errors, probabilities, with_constant
+from dsenv.selectors.head import REGULARISATION, fit_head, gradient_factors
 from dsenv.selectors.per_class import interleave, select_per_class
 from dsenv.selectors.pool import Pool
 
@@ -32,8 +32,7 @@ def craig(pool: Pool, count: int, rng: np.random.Generator, *, regularisation: f
         InputError: for a regularisation that is not above 0.
     """
     weights = fit_head(pool.vectors, pool.labels, pool.classes, regularisation)
-    features = with_constant(pool.vectors)
-    errors = output_errors(probabilities(pool.vectors, weights), pool.labels)
+    features, errors = gradient_factors(pool.vectors, pool.labels, weights)
 
     def choose(_: int, rows: Ints, quota: int) -> Ints:
         blocks = _blocks(len(rows), rng)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import numpy as np
 
@@ -39,9 +39,8 @@ def el2n(
     Raises:
         InputError: for values outside what is allowed.
     """
-    early = _early_probabilities(pool, epochs, seeds, rng, learning_rate)
-    norms = (el2n_scores(probability, pool.labels) for probability in early)
-    return keep_end(sum(norms, np.zeros(len(pool))) / seeds, count, keep)
+    scores = _early_mean(pool, epochs, seeds, rng, learning_rate, lambda p: el2n_scores(p, pool.labels))
+    return keep_end(scores, count, keep)
 
 
 def grand(
@@ -68,9 +67,8 @@ def grand(
     Raises:
         InputError: for values outside what is allowed.
     """
-    early = _early_probabilities(pool, epochs, seeds, rng, learning_rate)
-    norms = (gradient_norms(pool.vectors, probability, pool.labels) for probability in early)
-    return keep_end(sum(norms, np.zeros(len(pool))) / seeds, count, keep)
+    scores = _early_mean(pool, epochs, seeds, rng, learning_rate, lambda p: gradient_norms(pool.vectors, p, pool.labels))
+    return keep_end(scores, count, keep)
 
 
 def el2n_scores(probability: Doubles, labels: Ints) -> Doubles:
@@ -91,10 +89,18 @@ def gradient_norms(vectors: Vectors, probability: Doubles, labels: Ints) -> Doub
     return np.asarray(np.linalg.norm(with_constant(vectors), axis=1) * el2n_scores(probability, labels))
 
 
-def _early_probabilities(
-    pool: Pool, epochs: int, seeds: int, rng: np.random.Generator, learning_rate: float
-) -> Iterator[Doubles]:
+def _early_mean(
+    pool: Pool,
+    epochs: int,
+    seeds: int,
+    rng: np.random.Generator,
+    learning_rate: float,
+    score: Callable[[Doubles], Doubles],
+) -> Doubles:
+    """Return (n,) the mean of a score of the class probabilities (n, C) over heads trained for a few epochs."""
     check_whole("seeds", seeds, 1)
+    total = np.zeros(len(pool))
     for _ in range(seeds):
         *_, weights = train_head(pool.vectors, pool.labels, pool.classes, epochs, rng, learning_rate)
-        yield probabilities(pool.vectors, weights)
+        total += score(probabilities(pool.vectors, weights))
+    return total / seeds

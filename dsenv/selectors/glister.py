@@ -8,15 +8,7 @@ from dsenv.dataset import Ints
 from dsenv.errors import check_whole, one_of
 from dsenv.metrics import Doubles
 from dsenv.selectors.checks import check_positive
-from dsenv.selectors.head import (
-    REGULARISATION,
-    alignments,
-    fit_head,
-    mean_gradient,
-    output_errors,
-    probabilities,
-    with_constant,
-)
+from dsenv.selectors.head import REGULARISATION, alignments, fit_head, gradient_factors, mean_gradient
 from dsenv.selectors.pool import Pool, Vectors, highest
 
 STARTS = ("untrained", "fitted")
@@ -54,8 +46,7 @@ def glister(
     weights = np.zeros((pool.vectors.shape[1] + 1, pool.classes))
     if one_of("start", start, STARTS) == "fitted":
         weights = fit_head(pool.vectors, pool.labels, pool.classes, regularisation)
-    features = with_constant(pool.vectors)
-    errors = output_errors(probabilities(pool.vectors, weights), pool.labels)
+    features, errors = gradient_factors(pool.vectors, pool.labels, weights)
     step = learning_rate / count
     return greedy_steps(features, errors, pool.reward_vectors, pool.reward_labels, weights, count, step, -(-count // rounds))
 
@@ -88,12 +79,11 @@ def greedy_steps(
     Returns:
         (count,) rows in order; ties go to the first row.
     """
-    reward_features = with_constant(reward_vectors)
     chosen = np.empty(0, np.int64)
     moved = weights.copy()
     while len(chosen) < count:
-        reward_errors = output_errors(probabilities(reward_vectors, moved), reward_labels)
-        gains = step * alignments(features, errors, mean_gradient(reward_features, reward_errors))
+        target = mean_gradient(*gradient_factors(reward_vectors, reward_labels, moved))
+        gains = step * alignments(features, errors, target)
         gains[chosen] = -np.inf
         added = highest(gains, min(every, count - len(chosen)))
         moved -= step * (features[added].T @ errors[added])

@@ -9,15 +9,7 @@ from dsenv.dataset import Ints
 from dsenv.errors import one_of
 from dsenv.metrics import Doubles
 from dsenv.selectors.checks import check_positive
-from dsenv.selectors.head import (
-    REGULARISATION,
-    alignments,
-    fit_head,
-    mean_gradient,
-    output_errors,
-    probabilities,
-    with_constant,
-)
+from dsenv.selectors.head import REGULARISATION, alignments, fit_head, gradient_factors, mean_gradient
 from dsenv.selectors.per_class import select_per_class
 from dsenv.selectors.pool import Pool, highest
 
@@ -56,10 +48,8 @@ def gradmatch(
     one_of("target", target, TARGETS)
     check_positive("ridge", ridge)
     weights = fit_head(pool.vectors, pool.labels, pool.classes, regularisation)
-    features = with_constant(pool.vectors)
-    errors = output_errors(probabilities(pool.vectors, weights), pool.labels)
-    reward_features = with_constant(pool.reward_vectors)
-    reward_errors = output_errors(probabilities(pool.reward_vectors, weights), pool.reward_labels)
+    features, errors = gradient_factors(pool.vectors, pool.labels, weights)
+    reward_features, reward_errors = gradient_factors(pool.reward_vectors, pool.reward_labels, weights)
 
     def choose(number: int, rows: Ints, quota: int) -> Ints:
         like = pool.reward_labels == number

@@ -152,6 +152,11 @@ def output_errors(probability: Doubles, labels: Ints) -> Doubles:
     return errors
 
 
+def gradient_factors(vectors: Vectors, labels: Ints, weights: Doubles) -> tuple[Doubles, Doubles]:
+    """Return the two factors of every row's gradient in W: features [x, 1] (n, d + 1) and output errors (n, C)."""
+    return with_constant(vectors), output_errors(probabilities(vectors, weights), labels)
+
+
 def mean_gradient(features: Doubles, errors: Doubles) -> Doubles:
     """Return the mean gradient (d + 1, C) of rows with features [x, 1] (n, d + 1) and output errors (n, C)."""
     return np.asarray(features.T @ errors / max(len(features), 1))

@@ -12,6 +12,7 @@ from dsenv.selectors.head import (
     REGULARISATION,
     alignments,
     fit_head,
+    gradient_factors,
     mean_gradient,
     output_errors,
     probabilities,
@@ -40,8 +41,7 @@ def influence(pool: Pool, count: int, rng: np.random.Generator, *, regularisatio
     weights = fit_head(pool.vectors, pool.labels, pool.classes, regularisation)
     features = with_constant(pool.vectors)
     probability = probabilities(pool.vectors, weights)
-    reward_errors = output_errors(probabilities(pool.reward_vectors, weights), pool.reward_labels)
-    target = mean_gradient(with_constant(pool.reward_vectors), reward_errors)
+    target = mean_gradient(*gradient_factors(pool.reward_vectors, pool.reward_labels, weights))
 
     def product(direction: Doubles) -> Doubles:
         return hessian_product(features, probability, regularisation, direction)
