@@ -141,7 +141,7 @@ def run(setting: Setting, jobs: list[Job], folder: Path, workers: int) -> None:
     """Do the jobs whose results are not stored.
 
     Raises:
-        InputError: where the stored runs are of another build of the task.
+        InputError: where the stored runs are of another setting or pool.
     """
     path = folder / f"{setting.name}.jsonl"
     lines = read_runs(path)
@@ -167,9 +167,9 @@ def run(setting: Setting, jobs: list[Job], folder: Path, workers: int) -> None:
     started = time.monotonic()
     for done, found in enumerate(work(left, workers), 1):
         lines = [*read_runs(path), found]  # read again: another call may have stored runs of the same setting
-        digests = {line["task_digest"] for line in lines[1:] if line["instance"] == found["instance"]}
-        if len(digests) > 1:
-            raise InputError(f"{path.name} holds runs of another build of the task: {sorted(digests)}; give another --runs")
+        pools = sorted({line["pool_digest"] for line in lines[1:]})
+        if len(pools) > 1:
+            raise InputError(f"{path.name} holds runs of another pool: {', '.join(pools)}; give another --runs")
         store_runs(path, lines)
         value = found["test"][setting.metric] if "test" in found else found["selection"]
         log.info("%d of %d, %.0f s: %s seed %d instance %d: %.4f", done, len(left), time.monotonic() - started,

@@ -33,6 +33,7 @@ WITHOUT_VECTORS = (
     "random",
     "full",
     "full_equal_steps",
+    "reward_rows",
     "class_balanced",
     "dsir",
     "less",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import shutil
 import tempfile
 import time
@@ -16,7 +17,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from dsenv.building import build_task
-from dsenv.dataset import Ints, TextDataset, load_dataset
+from dsenv.dataset import Ints, Rows, TextDataset, load_dataset
 from dsenv.encoders import Vectors, encode
 from dsenv.env import DataSelectEnv
 from dsenv.errors import InputError
@@ -49,7 +50,7 @@ DRAWS_NOTHING = (
     "k_center", "herding", "herding_reward", "d2_pruning", "influence", "knn_shapley", "knn_agreement", "gradmatch",
     "gradmatch_reward", "glister",
 )  # fmt: skip
-METHODS = ("full", "full_equal_steps", "finalist_by_head", "two_stage", *VARIANTS)
+METHODS = ("full", "full_equal_steps", "reward_rows", "finalist_by_head", "two_stage", *VARIANTS)
 METRICS = ("accuracy", "macro_f1")
 # Seconds of one core: workers of one thread each, and other work on the machine, do not change them.
 clock = time.perf_counter if torch.cuda.is_available() else time.process_time
@@ -134,6 +135,12 @@ class Material:
     vectors: dict[str, Vectors]
     right: np.ndarray | None  # (n,) whether a pool row's label was not flipped, under label noise
 
+    @property
+    def pool_digest(self) -> str:
+        """Of dataset and pool: the same on all machines, where vectors, and with them the task, differ in last digits."""
+        rows = self.task.train_rows.astype("<i8").tobytes()
+        return hashlib.sha256(self.dataset.fingerprint.encode() + rows).hexdigest()[:16]
+
 
 def load_setting(setting: Setting) -> TextDataset:
     """Return the dataset with its labels flipped, or its held-out rows cut to the target source."""
@@ -176,7 +183,7 @@ def build_seconds(setting: Setting) -> dict[str, float]:
 
 
 class Choice(NamedTuple):
-    """Row numbers of the pool, what is to be known of them, and the seconds of choosing."""
+    """Row numbers of the pool (of the reward rows for ``reward_rows``), what is to be known of them, seconds of choosing."""
 
     rows: Ints
     note: str = ""
@@ -200,6 +207,8 @@ def choose(job: Job, material: Material) -> Choice:
         return Choice(np.searchsorted(task.train_rows, selection.rows), selection.method, clock() - started)
     if job.method == "full_equal_steps":  # each row seen once, for as many optimiser steps as the selection takes
         return Choice(generator(job.draw, "equal steps").permutation(len(task.train))[: 3 * rows_of(task, job.budget)])
+    if job.method == "reward_rows":  # what choosing reads, trained on instead
+        return Choice(generator(job.draw, "reward rows").permutation(len(task.reward))[: rows_of(task, job.budget)])
     if job.method in SEARCHES:
         env = DataSelectEnv(task, budget=job.budget, picks=picks)
         found = search(env.proxy, job.method, evaluations=EVALUATIONS, seed=job.draw)
@@ -250,6 +259,7 @@ def score_job(job: Job) -> dict[str, Any]:
         **job.key,
         "rows": len(rows),
         "note": note,
+        "pool_digest": material.pool_digest,
         "task_digest": material.task.digest,
         "selection": value,
         "seconds": seconds,
@@ -266,31 +276,33 @@ def run_job(job: Job) -> dict[str, Any]:
     started = clock()
     held_out = {"test": dataset.test, "selection": dataset.validation.take(task.dataset_rows("selection"))}
     shares = task.class_shares
-    found: dict[str, Any] = {**job.key, "rows": len(rows), "note": note, "task_digest": task.digest}
+    digests = {"pool_digest": material.pool_digest, "task_digest": task.digest}
+    found: dict[str, Any] = {**job.key, "rows": len(rows), "note": note, **digests}
+    source, ids = ("validation", task.dataset_rows("reward")) if job.method == "reward_rows" else ("train", task.train_rows)
+    chosen: Rows = getattr(dataset, source).take(ids[rows])
     if job.target == "head":
         validation = material.vectors["validation"]
         vectors = {"test": material.vectors["test"], "selection": validation[task.dataset_rows("selection")]}
+        inputs = validation[ids[rows]] if source == "validation" else material.vectors["train"][rows]
         rate, labels = job.setting.metric, held_out["selection"].labels
-        heads = {
-            c: fit_head(material.vectors["train"][rows], task.train.labels[rows], task.classes, vectors, c) for c in HEAD_C
-        }
+        heads = {c: fit_head(inputs, chosen.labels, task.classes, vectors, c) for c in HEAD_C}
         found["c"] = max(heads, key=lambda c: float(score(rate, heads[c]["selection"], labels, shares)))
         probabilities = heads[found["c"]]
         trained = clock() - started
     else:
         target = load_target(job.recipe, task.classes, job.seed)
         started = clock()
-        fitted = fit(target, dataset.train.take(task.train_rows[rows]), job.seed)
+        fitted = fit(target, chosen, job.seed)
         trained = clock() - started
         probabilities = {"test": predict(target, dataset.test)}
         found["fit"] = asdict(fitted)
         found["predictions"] = pack(probabilities["test"].argmax(1))
     for split, p in probabilities.items():
         found[split] = {m: round(float(score(m, p, held_out[split].labels, shares)), 6) for m in METRICS}
-    found["class_shares"] = [
-        round(float(s), 4) for s in np.bincount(task.train.labels[rows], minlength=task.classes) / len(rows)
-    ]
-    found["right_labels"] = None if material.right is None else round(float(material.right[rows].mean()), 4)
+    found["class_shares"] = [round(float(s), 4) for s in np.bincount(chosen.labels, minlength=task.classes) / len(rows)]
+    found["right_labels"] = (
+        None if material.right is None or source == "validation" else round(float(material.right[rows].mean()), 4)
+    )
     found["seconds"] = {"search": round(seconds, 2), "train": round(trained, 2)}
     return found
 

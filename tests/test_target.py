@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from benchmarks.target import main, read_runs
-from benchmarks.target_runs import Job, Setting, load_material, pack, picks_of, run_job, unpack
+from benchmarks.target_runs import Job, Setting, fit_head, load_material, pack, picks_of, run_job, unpack
 from dsenv.errors import InputError
 from tests.test_finetuning import save_encoder
 
@@ -26,7 +26,7 @@ def runs(tmp_path):
 
 
 def test_head_runs_are_stored_and_not_repeated(runs, tmp_path, capsys):
-    methods = ["random", "el2n_lowest", "herding", "finalist_by_head", "full"]
+    methods = ["random", "el2n_lowest", "herding", "finalist_by_head", "reward_rows", "full"]
     call = [*SETTING, "--runs", str(runs), "--seeds", "2", "--instances", "2"]
     main([*call, "--methods", *methods[:2]])
     (path,) = runs.glob("*.jsonl")
@@ -35,11 +35,12 @@ def test_head_runs_are_stored_and_not_repeated(runs, tmp_path, capsys):
     assert len(before) == 1 + 2 * 4 and before[0]["seconds"]["texts"] == 900
     main([*call, "--methods", *methods])
     lines = read_runs(path)
-    assert lines[: len(before)] == before and len(lines) == 1 + 4 * 4 + 2
+    assert lines[: len(before)] == before and len(lines) == 1 + 4 * 5 + 2
     for line in lines[1:]:
         assert 0 < line["test"]["accuracy"] <= 1 and line["rows"] == (500 if line["method"] == "full" else 25)
         assert set(line["seconds"]) == {"search", "train"} and sum(line["class_shares"]) == pytest.approx(1, abs=1e-3)
-    right = {m: np.mean([line["right_labels"] for line in lines[1:] if line["method"] == m]) for m in methods}
+        assert (line["right_labels"] is None) == (line["method"] == "reward_rows")
+    right = {m: np.mean([line["right_labels"] or 0 for line in lines[1:] if line["method"] == m]) for m in methods}
     assert right["full"] == pytest.approx(0.6) and right["el2n_lowest"] > 0.8 and right["finalist_by_head"] > 0.7
     main([*call, "--summary", "--json", str(tmp_path / "target.json")])
     summary = json.loads((tmp_path / "target.json").read_text())
@@ -77,6 +78,20 @@ def short(**keywords):
     from dsenv.training import Recipe
 
     return Recipe(**{**keywords, "max_length": 16, "learning_rate": 3e-3})
+
+
+def test_reward_rows_are_trained_on_themselves():
+    setting = Setting("synthetic-texts", 0.4, None, 500, "tfidf")
+    material = load_material(setting)
+    task, validation = material.task, material.vectors["validation"]
+    reward = task.dataset_rows("reward")
+    assert len(reward) == 200
+    found = run_job(Job(setting, "head", "reward_rows", 0, 0, budget=0.4))
+    held_out = {"test": material.vectors["test"]}
+    by_hand = fit_head(validation[reward], task.reward.labels, task.classes, held_out, found["c"])["test"]
+    accuracy = (by_hand.argmax(1) == task.test.labels).mean()
+    assert found["rows"] == 200 and found["test"]["accuracy"] == pytest.approx(accuracy, abs=1e-6)
+    assert found["class_shares"] == pytest.approx(np.bincount(task.reward.labels) / 200, abs=1e-4)
 
 
 def test_picks_spend_the_budget():
