@@ -10,6 +10,8 @@ choose nothing. Scores are stored as soon as they are there, and a second call g
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import logging
 import shutil
 import tempfile
@@ -304,7 +306,12 @@ def measure(case: Case, targets: dict[str, Any], key: str, options: dict[str, An
     Raises:
         InputError: where the target's scores, or the stored variants, are of another build.
     """
-    wanted = {"task_digest": case.task.digest, "warm_rows": case.warm_rows, "selections": len(case.counts)}
+    wanted = {
+        "task_digest": case.task.digest,
+        "target_digest": target_digest(targets),
+        "warm_rows": case.warm_rows,
+        "selections": len(case.counts),
+    }
     if targets["task_digest"] != case.task.digest:
         raise InputError(f"the target's scores of {key!r} are of task {targets['task_digest']}, this is {case.task.digest}")
     block = read_record(path).get(key) or {**provenance("benchmarks.proxy_variants", options), **wanted}
@@ -323,6 +330,12 @@ def measure(case: Case, targets: dict[str, Any], key: str, options: dict[str, An
     for found in block["variants"].values():
         found |= compare(np.array(found["scores"]), plain, targets, shares)
     store_block(path, key, block)
+
+
+def target_digest(targets: dict[str, Any]) -> str:
+    """Return a digest of what the residual variants are fitted on: the selections and the target's scores of them."""
+    fitted = [targets["selections"], read_scores(targets).tolist()]
+    return hashlib.sha256(json.dumps(fitted, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def stand_in_targets(task: SelectionTask, plan: PickPlan, count: int) -> dict[str, Any]:

@@ -58,8 +58,9 @@ def test_quick_gives_the_fields_and_the_table(tmp_path, capsys):
 def test_the_committed_record_has_every_variant():
     record = read_record(RESULTS / "proxy_variants.json")
     assert set(record) == set(read_record(RESULTS / "target_scores.json"))
-    for block in record.values():
+    for key, block in record.items():
         check_block(block)
+        assert block["target_digest"] == variants.target_digest(read_record(RESULTS / "target_scores.json")[key])
 
 
 def test_a_stopped_run_goes_on_and_another_build_is_refused(case, targets, tmp_path, monkeypatch):
@@ -79,6 +80,10 @@ def test_a_stopped_run_goes_on_and_another_build_is_refused(case, targets, tmp_p
     assert asked == ["other"] and set(read_record(path)[KEY]["variants"]) == {variants.PLAIN, "other"}
     with pytest.raises(InputError, match="warm_rows 40, not 39"):
         variants.measure(variants.replace(case, warm_rows=39), targets, KEY, {"quick": True}, path)
+    other = copy.deepcopy(targets)
+    other["runs"]["0 seed=0"]["selection"]["accuracy"] += 0.01
+    with pytest.raises(InputError, match=f"target_digest {variants.target_digest(targets)}, not"):
+        variants.measure(case, other, KEY, {"quick": True}, path)
     with pytest.raises(InputError, match="are of task gone"):
         variants.measure(case, {**targets, "task_digest": "gone"}, KEY, {"quick": True}, path)
 
