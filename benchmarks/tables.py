@@ -15,7 +15,7 @@ from dsenv.task import SelectionTask
 NAMED = "guided"
 LEADERBOARD_IDS = ("DataSelect-GooglePlayNoisy-v0", "DataSelect-GooglePlay-v0 paper")
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("agents.md", "proxies.md", "target.md")))
+PAGES = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("agents.md", "proxies.md", "target.md", "target_head.md")))
 
 
 def ids() -> str:
@@ -63,6 +63,7 @@ def rendered() -> dict[str, str]:
     tables["leaderboard difference"] = leaderboard.difference_table(differences)
     tables["leaderboard variants"] = leaderboard.difference_table(record["variants"])
     tables["leaderboard transfer"] = leaderboard.transfer_table(record)
+    tables["target time"] = target_report.time_table(read_record(RESULTS / "target_time.json"))
     return {**tables, **target_report.named_tables(read_record(RESULTS / "target.json"))}
 
 

@@ -6,7 +6,16 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.target_report import COUNTERPARTS, PUBLISHED, WITHOUT_VECTORS, named_tables, place_name, summarise, tables
+from benchmarks.target_report import (
+    COUNTERPARTS,
+    PUBLISHED,
+    WITHOUT_VECTORS,
+    named_tables,
+    place_name,
+    summarise,
+    tables,
+    time_table,
+)
 from benchmarks.target_runs import METHODS, pack
 from dsenv.errors import InputError
 from dsenv.metrics import score
@@ -262,6 +271,37 @@ def test_tables():
     assert "| guided | reviews noise=0.4 accuracy: +0.150 [+0." in row and row.endswith(" |  |")
     assert all(f"{name}\n\n{block}" in tables(summary) for name, block in found.items())
     assert named_tables({}) == {} and tables(summarise([])) == ""
+
+
+def test_goals_and_what_was_reached():
+    noisy, clean = ([header(noise=noise)] for noise in (0.4, 0.0))
+    right = {"random": 100, "class_mix": 110, "two_stage": 150, "full": 160}
+    for method, count in right.items():
+        for lines, loss in ((noisy, 0), (clean, 40 if method == "two_stage" else 0)):
+            decided = {"contest": "c"} if method == "two_stage" else {}
+            epochs = 1 if method == "full" else 3
+            lines += [tuned(method, seed, count - loss + seed, epochs, **decided) for seed in range(3)]
+    table = named_tables(summarise([noisy, clean]))["target goals"].splitlines()[2:]
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
+    goals = [(cell[0], cell[2], cell[3].split()[0], cell[5], cell[6]) for cell in cells]
+    assert goals == [
+        ("reviews noise=0.4", "above random", "+0.250", "yes", ""),
+        ("reviews noise=0.4", "above class_mix", "+0.200", "yes", ""),
+        ("reviews noise=0.4", "at least full", "-0.050", "no", "0.83"),
+        ("reviews", "at most 0.005 below class_mix", "+0.000", "yes", ""),
+    ]
+    assert all(0 < float(cell[4]) < 0.05 for cell in cells[:3])
+    assert "target goals" not in named_tables(summarise([[header(), tuned("random", 0, 100)]]))
+
+
+def test_seconds_are_compared_with_a_full_pool_of_as_many_epochs():
+    lines = [header(), tuned("full", 0, 160, 1), tuned("full", 0, 160), tuned("guided", 0, 150)]
+    lines[2]["seconds"] = {"search": 0.0, "train": 560.0}
+    assert time_table(summarise([lines])).splitlines()[2:] == [
+        "| full | 1 | 0 | 0 | 10 | 10 | 1.00 |",
+        "| guided | 3 | 102 | 0 | 10 | 112 | 0.20 |",
+        "| full | 3 | 0 | 0 | 560 | 560 | 1.00 |",
+    ]
 
 
 def test_every_budget_has_its_table_with_the_full_pool():
