@@ -38,7 +38,7 @@ from benchmarks.target_runs import (
 )
 from dsenv.errors import InputError, one_of
 from dsenv.files import atomic_write
-from dsenv.finalists import contenders
+from dsenv.finalists import SAMPLE, contenders
 from dsenv.search import SEARCHES
 from dsenv.selectors import SELECTORS
 
@@ -113,8 +113,10 @@ def jobs_of(setting: Setting, given: argparse.Namespace) -> Iterator[Job]:
 def two_stage(setting: Setting, given: argparse.Namespace, budget: float) -> list[Job]:
     """Let the target decide between finalists, round by round, and return the jobs that train it on the winner's rows."""
     finalists = [finalist.digest for finalist in finalists_of(setting, budget)[0]]
-    contest = hashlib.sha256(f"{finalists} {given.short_epochs}".encode()).hexdigest()[:16]
-    common: dict[str, Any] = {"budget": budget, "instance": 0, "contest": contest, "device": given.device}
+    common: dict[str, Any] = {"budget": budget, "instance": 0, "device": given.device}
+    short = Job(setting, given.target, "finalist", 0, epochs=given.short_epochs, **common)
+    rules = [finalists, short.options, given.short_epochs, SAMPLE]
+    common["contest"] = contest = hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:16]
 
     def left(seeds: Sequence[int]) -> list[str]:
         scores: dict[str, list[float]] = {finalist: [] for finalist in finalists}
@@ -138,7 +140,7 @@ def two_stage(setting: Setting, given: argparse.Namespace, budget: float) -> lis
 
 
 def run(setting: Setting, jobs: list[Job], folder: Path, workers: int) -> None:
-    """Do the jobs whose results are not stored.
+    """Do the jobs whose results are not stored; one call at a time for a setting.
 
     Raises:
         InputError: where the stored runs are of another setting or pool.
@@ -166,7 +168,7 @@ def run(setting: Setting, jobs: list[Job], folder: Path, workers: int) -> None:
     log.info("%s: %d runs to go, about %.0f minutes of training", setting.name, len(left), rows / speed / 60)
     started = time.monotonic()
     for done, found in enumerate(work(left, workers), 1):
-        lines = [*read_runs(path), found]  # read again: another call may have stored runs of the same setting
+        lines = [*read_runs(path), found]
         pools = sorted({line["pool_digest"] for line in lines[1:]})
         if len(pools) > 1:
             raise InputError(f"{path.name} holds runs of another pool: {', '.join(pools)}; give another --runs")

@@ -122,6 +122,11 @@ class Group:
         """Return a run's metric on test rows."""
         return float(run["test"][self.metric])
 
+    @property
+    def scores(self) -> dict[Key, float]:
+        """The metric on test rows of every run."""
+        return {key: self.score(run) for key, run in self.runs.items()}
+
 
 def summarise(files: Sequence[Sequence[Row]]) -> dict[str, Any]:
     """Return the rows, the differences and the published claims that the tables show.
@@ -149,12 +154,16 @@ def groups_of(lines: Sequence[Row]) -> list[Group]:
     if missing:
         raise InputError(f"the first line of a file of runs describes its setting; {', '.join(missing)} is not there")
     found: dict[tuple[str, float, str, int], dict[Key, Row]] = defaultdict(dict)
-    decided: dict[str, float] = defaultdict(float)  # seconds of the fine-tunes that chose between finalists
+    decided: dict[tuple[str, str], float] = defaultdict(float)  # seconds of the fine-tunes that chose between finalists
     for run in (line for line in lines[1:] if line["method"] == "finalist"):
-        decided[run["contest"]] += run["seconds"]["train"]
+        decided[run["target"], run["contest"]] += run["seconds"]["train"]
+    # Other finalists, or other fine-tunes to decide between them, are another contest: the last one counts.
+    last = {(run["target"], run["budget"], run["epochs"]): run["contest"] for run in lines[1:] if run["method"] == "two_stage"}
     for run in (line for line in lines[1:] if line["method"] != "finalist"):
         if run["method"] == "two_stage":
-            spent = run["seconds"]["search"] + decided[run["contest"]]
+            if run["contest"] != last[run["target"], run["budget"], run["epochs"]]:
+                continue
+            spent = run["seconds"]["search"] + decided[run["target"], run["contest"]]
             run = {**run, "seconds": {**run["seconds"], "search": spent}}
         runs = found[run["target"], run["budget"], run["method"], run["epochs"]]
         # A fine-tuned target is paired by its training seed: a seed is an instance too, but for what is searched once.
@@ -192,7 +201,7 @@ def compare(group: Group, other: Group, keys: Sequence[Key]) -> Row:
     """Return the difference of two groups on runs that both have; with fewer than three it has no interval."""
     ours, theirs = (runs_at(one, keys) for one in (group, other))
     gaps = {key: group.score(mine) - other.score(its) for key, mine, its in zip(keys, ours, theirs, strict=True)}
-    value = mean(list(gaps.values()))
+    value = mean_score(group, gaps)
     interval, p = None, None
     if len(gaps) >= LEAST:
         if group.target == "head":
@@ -261,7 +270,6 @@ def adjust(difference: Sequence[Row]) -> None:
 def row_of(group: Group, difference: Sequence[Row]) -> Row:
     """Return a group's summary."""
     runs = list(group.runs.values())
-    values = [group.score(run) for run in runs]
     setting = group.header["seconds"]
     read = group.method not in WITHOUT_VECTORS or group.target == "head"  # whose features the vectors are
     return {
@@ -271,10 +279,10 @@ def row_of(group: Group, difference: Sequence[Row]) -> Row:
         "method": group.method,
         "rows": round(float(np.mean([run["rows"] for run in runs]))),
         "metric": group.metric,
-        "values": values,
+        "values": list(group.scores.values()),
         "seeds": len({run["seed"] for run in runs}),
         "instances": len({run["instance"] for run in runs}),
-        "mean": rounded(mean(values)),
+        "mean": rounded(mean_score(group, group.scores)),
         **ends(interval_of(group)),
         "selection": mean_of(run["selection"][group.metric] for run in runs if run.get("selection")),
         "right_labels": mean_of(run["right_labels"] for run in runs if run.get("right_labels") is not None),
@@ -288,10 +296,16 @@ def row_of(group: Group, difference: Sequence[Row]) -> Row:
 
 def interval_of(group: Group) -> Interval | None:
     """Return the interval of a group's mean, where it has runs enough."""
-    scores = {key: group.score(run) for key, run in group.runs.items()}
-    if len(scores) < LEAST:
+    if len(group.runs) < LEAST:
         return None
-    return hierarchical_bootstrap(by_instance(scores)) if group.target == "head" else mean_interval(list(scores.values()))
+    if group.target == "head":
+        return hierarchical_bootstrap(by_instance(group.scores))
+    return mean_interval(list(group.scores.values()))
+
+
+def mean_score(group: Group, values: dict[Key, float]) -> float:
+    """Return the mean over runs; of a head the mean of the instances' means, however many seeds each has."""
+    return mean([mean(runs) for runs in by_instance(values)] if group.target == "head" else list(values.values()))
 
 
 def by_instance(values: dict[Key, float]) -> list[list[float]]:

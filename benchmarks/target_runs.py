@@ -199,7 +199,9 @@ def choose(job: Job, material: Material) -> Choice:
     picks = picks_of(task, job.budget)
     if job.finalist is not None:
         proposed, seconds = finalists_of(job.setting, job.budget)
-        finalist = next(one for one in proposed if one.digest == job.finalist)
+        finalist = next((one for one in proposed if one.digest == job.finalist), None)
+        if finalist is None:
+            raise InputError(f"finalist {job.finalist} is not among those proposed here: {[one.digest for one in proposed]}")
         return Choice(finalist.rows, finalist.how, seconds)
     if job.method == "finalist_by_head":
         keywords: dict[str, Any] = {"count": FINALISTS, "evaluations": FINALIST_EVALUATIONS, "seed": job.draw}
@@ -245,7 +247,8 @@ def rows_of(task: SelectionTask, budget: float) -> int:
 def picks_of(task: SelectionTask, budget: float) -> int:
     """Return how many picks spend the budget best."""
     rows = int(budget * len(task.train) + 1e-9)
-    return max(range(min(PICKS[0], rows), min(PICKS[1], rows) + 1), key=lambda picks: (rows // picks * picks, picks))
+    allowed = range(max(1, min(PICKS[0], rows)), max(1, min(PICKS[1], rows)) + 1)
+    return max(allowed, key=lambda picks: (rows // picks * picks, picks))
 
 
 def score_job(job: Job) -> dict[str, Any]:

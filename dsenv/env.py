@@ -94,7 +94,8 @@ class DataSelectEnv(gym.Env[Any, Any]):
             computed on; ``info["score"]`` stays Φ on all of them.
         dataset: a ``TextDataset`` or its name, for the proxy ``finetune``.
         cache_dir: folder of a store that remembers the scores of the proxies ``probe`` and ``finetune``.
-        instance: 0 as stored; others redraw the row order in clusters and the reward / selection cut.
+        instance: 0 as stored; others redraw the row order in clusters and the reward / selection cut; None: the task's own,
+            which is 0 unless ``task`` is a ``SelectionTask`` at another.
         render_mode: ``ansi`` or ``rgb_array``.
 
     Raises:
@@ -121,7 +122,7 @@ class DataSelectEnv(gym.Env[Any, Any]):
         reward_rows: float | None = None,
         dataset: TextDataset | str | Path | None = None,
         cache_dir: str | Path | None = None,
-        instance: int = 0,
+        instance: int | None = None,
         render_mode: str | None = None,
     ) -> None:
         if task is None:
@@ -130,7 +131,8 @@ class DataSelectEnv(gym.Env[Any, Any]):
             one_of("render_mode", render_mode, cast("list[str]", self.metadata["render_modes"]))
         dense = one_of("reward", reward, ("dense", "final")) == "dense"
         flat = one_of("observation", observation, ("flat", "dict")) == "flat"
-        self.task = load_task(task).at_instance(instance)
+        loaded = load_task(task)
+        self.task = loaded if instance is None else loaded.at_instance(instance)
         self.metric = one_of("metric", metric or REPORTED[self.task.reported], METRICS)
         self.render_mode = render_mode
         self.clustering = self.task.clustering(clustering)

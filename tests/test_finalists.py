@@ -8,7 +8,7 @@ import pytest
 from dsenv.errors import InputError
 from dsenv.finalists import Finalist, contenders, filters, head_score, label_margins, propose, select_finalist
 from dsenv.synthetic import synthetic_task
-from dsenv.task import load_bundled
+from dsenv.task import SELECTION, SelectionTask, load_bundled
 
 
 def test_filters_find_right_labels_and_target_sources():
@@ -43,6 +43,22 @@ def test_proposals_are_different_and_of_one_size():
     assert {finalist.how.split(" of ")[1] for finalist in most} == {"all rows"}
     with pytest.raises(InputError, match="count 1"):
         propose(task, count=1)
+
+
+def test_proposals_never_read_selection_rows():
+    """At any instance: what decides between finalists must not have been searched on."""
+    task = synthetic_task().at_instance(3)
+    same = task.with_pool(np.arange(len(task.train)))  # the instance's cut and row order, stored
+    labels = same.arrays["labels"].copy()
+    decides = same.arrays["split"] == SELECTION
+    labels[decides] = (labels[decides] + 1) % task.classes
+    altered = SelectionTask({**same.arrays, "labels": labels}, same.facts)
+    assert altered.instance == 0 and np.array_equal(altered.reward.labels, task.reward.labels)
+    ours, theirs = (propose(one, count=9, evaluations=32) for one in (task, altered))
+    assert [(one.how, one.digest) for one in ours] == [(one.how, one.digest) for one in theirs]
+    assert any(
+        one.digest not in {first.digest for first in propose(synthetic_task(), count=9, evaluations=32)} for one in ours
+    )
 
 
 def test_contenders_are_the_better_half_of_those_left():

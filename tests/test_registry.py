@@ -20,6 +20,7 @@ from dsenv.env import DataSelectEnv, EpisodeOver
 from dsenv.errors import InputError
 from dsenv.registration import IDS, OWN_TASK_ID
 from dsenv.search import random_counts
+from dsenv.selectors import select
 
 GOLDEN = Path(__file__).parent / "golden_rollouts.json"
 ALL_IDS = [*IDS, OWN_TASK_ID]
@@ -318,6 +319,8 @@ def test_instances_redraw_order_and_cut_but_not_clusters():
     both = np.sort(np.concatenate([stored.reward.features[:, 0], stored.selection.features[:, 0]]))
     assert np.array_equal(both, np.sort(np.concatenate([other.reward.features[:, 0], other.selection.features[:, 0]])))
     assert np.array_equal(stored.test.labels, other.test.labels)
+    assert DataSelectEnv(other).task is other and DataSelectEnv(other, instance=0).task.instance == 0
+    assert select(other, method="class_mix").instance == 1 and select(other, method="class_mix", instance=2).instance == 2
 
 
 if __name__ == "__main__":

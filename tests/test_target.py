@@ -128,5 +128,9 @@ def test_bad_input(runs):
     with pytest.raises(InputError, match="unknown method 'guide'. Did you mean 'guided'"):
         main([*SETTING, "--runs", str(runs), "--methods", "guide"])
     setting = Setting("synthetic-texts", 0, None, 500, "tfidf")
+    with pytest.raises(InputError, match="finalist absent is not among those proposed here"):
+        run_job(Job(setting, "head", "two_stage", 0, 0, finalist="absent"))
+    with pytest.raises(InputError, match="budget"):
+        run_job(Job(setting, "head", "random", 0, 0, budget=0.001))
     with pytest.raises(InputError, match="2 rows of a pool of 500 rows and 3 classes: allowed are 3"):
         run_job(Job(setting, "head", "random", 0, 0, budget=0.004))

@@ -273,6 +273,25 @@ def test_tables():
     assert named_tables({}) == {} and tables(summarise([])) == ""
 
 
+def test_a_later_contest_replaces_an_earlier_one_and_each_target_pays_for_its_own():
+    lines = [header()]
+    for target in ("minilm", "other"):
+        lines += [run("finalist", 1000, 0.5, contest="a", target=target, epochs=1, finalist=str(i)) for i in range(4)]
+        lines += [tuned("two_stage", seed, 120, contest="old", target=target) for seed in range(3)]
+        lines += [tuned("two_stage", seed, 150, contest="a", target=target) for seed in range(2)]
+    for row in summarise([lines])["rows"]:
+        assert row["values"] == [0.75, 0.75] and row["seconds"]["search"] == 0.5 + 4 * 10
+
+
+def test_a_head_is_as_its_instances_are_however_many_seeds_each_has():
+    keys = [(0, seed) for seed in range(5)] + [(1, 0), (2, 0)]
+    lines = [header(), *(run("random", seed, 0.5, i) for i, seed in keys)]
+    lines += [run("guided", seed, 0.8 if i == 0 else 0.5, i) for i, seed in keys]
+    summary = summarise([lines])
+    assert found(summary["rows"], method="guided")["mean"] == pytest.approx(0.6)
+    assert found(summary["difference"], method="guided")["value"] == pytest.approx(0.1)
+
+
 def test_goals_and_what_was_reached():
     noisy, clean = ([header(noise=noise)] for noise in (0.4, 0.0))
     right = {"random": 100, "class_mix": 110, "two_stage": 150, "full": 160}

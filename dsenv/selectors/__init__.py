@@ -68,7 +68,7 @@ def choose_rows(pool: Pool, method: str, count: int, seed: int = 0, **options: o
         options: the selector's own.
 
     Returns:
-        (count,) row numbers of the pool, best first, none twice.
+        (count,) row numbers of the pool, none twice; best first where the selector scores rows one by one.
 
     Raises:
         InputError: for an unknown method or option, a count that the pool does not have, or below its classes.
@@ -102,7 +102,7 @@ def select(
     evaluations: int = 4096,
     seed: int = 0,
     metric: str | None = None,
-    instance: int = 0,
+    instance: int | None = None,
     dataset: TextDataset | None = None,
     options: Mapping[str, object] | None = None,
     **plan: object,
@@ -117,7 +117,7 @@ def select(
         evaluations: proxy evaluations that a search may spend.
         seed: of the method.
         metric: what Φ measures; default: the task's own.
-        instance: of the task.
+        instance: as in ``DataSelectEnv``.
         dataset: what the task was built from, for selectors that read texts and for the proxy ``finetune``.
         options: the selector's own; a search has none.
         plan: ``unit=``, ``clustering=``, ``picks=``, ``proxy=`` as in ``DataSelectEnv``.

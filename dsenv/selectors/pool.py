@@ -81,7 +81,7 @@ class Pool:
         return self.rows, self.reward_rows
 
 
-Selector = Callable[..., Ints]  # (pool, count, rng, **options) -> (count,) row numbers, best first, none twice
+Selector = Callable[..., Ints]  # (pool, count, rng, **options) -> (count,) row numbers, none twice
 
 
 def highest(scores: npt.NDArray[np.floating], count: int) -> Ints:
