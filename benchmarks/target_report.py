@@ -435,7 +435,7 @@ def goals_table(summary: dict[str, Any]) -> str:
 
 
 def goal_of(row: Row) -> tuple[str, str]:
-    """Return what a difference of our method was to be, and whether it is; clean pools have a goal for class-mix rows alone."""
+    """Return what a difference of our method was to be, and whether it is; on a clean pool that of class-mix rows alone."""
     if row["noise"] or row["target_source"]:
         if row["against"] == "full":
             return "at least 0", "yes" if row["value"] >= 0 else "no"
