@@ -94,7 +94,9 @@ def jobs_of(setting: Setting, given: argparse.Namespace) -> Iterator[Job]:
     """Yield the runs that were asked for, seed after seed, so that an interrupted call leaves whole seeds."""
     head = given.target == "head"
     cheap = [name for name in dict.fromkeys((*SELECTORS, *VARIANTS)) if name not in (*NEEDS_TARGET, *NEEDS_LANGUAGE_MODEL)]
-    methods = given.methods or ([*cheap, "swap", "guided", "finalist_by_head", "full"] if head else FINE_TUNED)
+    beside = ["reward_rows", *["clean_rows"] * bool(setting.noise)]
+    beside += ["source_rows", "nearest_rows"] * bool(setting.target_source)
+    methods = given.methods or ([*cheap, "swap", "guided", "finalist_by_head", "full", *beside] if head else FINE_TUNED)
     for method in methods:
         one_of("method", method, [*SELECTORS, *SEARCHES, *METHODS])
     for seed in range(given.seeds):

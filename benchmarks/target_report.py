@@ -34,6 +34,8 @@ WITHOUT_VECTORS = (
     "full",
     "full_equal_steps",
     "reward_rows",
+    "clean_rows",
+    "source_rows",
     "class_balanced",
     "dsir",
     "less",

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from dsenv.baselines import clean_rows, nearest_rows, source_rows
 from dsenv.building import build_task
 from dsenv.dataset import Ints, Rows, TextDataset, load_dataset
 from dsenv.encoders import Vectors, encode
@@ -50,7 +51,9 @@ DRAWS_NOTHING = (
     "k_center", "herding", "herding_reward", "d2_pruning", "influence", "knn_shapley", "knn_agreement", "gradmatch",
     "gradmatch_reward", "glister",
 )  # fmt: skip
-METHODS = ("full", "full_equal_steps", "reward_rows", "finalist_by_head", "two_stage", *VARIANTS)
+# What a claim has to be held against: see choose.
+YARDSTICKS = ("full", "full_equal_steps", "reward_rows", "clean_rows", "source_rows", "nearest_rows")
+METHODS = (*YARDSTICKS, "finalist_by_head", "two_stage", *VARIANTS)
 METRICS = ("accuracy", "macro_f1")
 # Seconds of one core: workers of one thread each, and other work on the machine, do not change them.
 clock = time.perf_counter if torch.cuda.is_available() else time.process_time
@@ -207,16 +210,38 @@ def choose(job: Job, material: Material) -> Choice:
         keywords: dict[str, Any] = {"count": FINALISTS, "evaluations": FINALIST_EVALUATIONS, "seed": job.draw}
         selection = select_finalist(task, budget=job.budget, picks=picks, **keywords)
         return Choice(np.searchsorted(task.train_rows, selection.rows), selection.method, clock() - started)
-    if job.method == "full_equal_steps":  # each row seen once, for as many optimiser steps as the selection takes
-        return Choice(generator(job.draw, "equal steps").permutation(len(task.train))[: 3 * rows_of(task, job.budget)])
-    if job.method == "reward_rows":  # what choosing reads, trained on instead
-        return Choice(generator(job.draw, "reward rows").permutation(len(task.reward))[: rows_of(task, job.budget)])
+    if job.method in YARDSTICKS:
+        return Choice(yardstick(job.method, task, rows_of(task, job.budget), job.draw, material.right))
     if job.method in SEARCHES:
         env = DataSelectEnv(task, budget=job.budget, picks=picks)
         found = search(env.proxy, job.method, evaluations=EVALUATIONS, seed=job.draw)
         return Choice(env.plan.rows(found.counts), f"{found.used} evaluations", clock() - started)
     seed = 0 if job.method in DRAWS_NOTHING else job.draw
     return selected(job.setting, job.method, job.budget, job.instance, seed)
+
+
+def yardstick(method: str, task: SelectionTask, rows: int, seed: int, right: np.ndarray | None) -> Ints:
+    """Draw rows that choosing is to be held against.
+
+    ``full_equal_steps``: each row seen once, for as many optimiser steps as three epochs of a selection take.
+    ``reward_rows``: what choosing reads, trained on instead. ``clean_rows``: known to be labelled right, an oracle.
+    ``source_rows``: of the sources that the reward rows come from. ``nearest_rows``: nearest to any reward row.
+
+    Raises:
+        InputError: for ``clean_rows`` where no label was flipped.
+    """
+    rng = generator(seed, method.replace("_", " "))
+    if method == "full_equal_steps":
+        return rng.permutation(len(task.train))[: 3 * rows]
+    if method == "reward_rows":
+        return rng.permutation(len(task.reward))[:rows]
+    if method == "source_rows":
+        return source_rows(task, rows, rng)
+    if method == "nearest_rows":
+        return nearest_rows(task, rows)
+    if right is None:
+        raise InputError("clean_rows: no label of this setting was flipped, so random rows are the same; give --label-noise")
+    return clean_rows(task, rows, right, rng)
 
 
 @lru_cache(maxsize=256)

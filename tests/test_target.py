@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from benchmarks.target import main, read_runs
-from benchmarks.target_runs import Job, Setting, fit_head, load_material, pack, picks_of, run_job, unpack
+from benchmarks.target_runs import Job, Setting, fit_head, load_material, pack, picks_of, run_job, unpack, yardstick
 from dsenv.errors import InputError
+from dsenv.task import load_bundled
 from tests.test_finetuning import save_encoder
 
 SETTING = ["--dataset", "synthetic-texts", "--pool", "500", "--encoder", "tfidf", "--label-noise", "0.4"]
@@ -92,6 +93,23 @@ def test_reward_rows_are_trained_on_themselves():
     accuracy = (by_hand.argmax(1) == task.test.labels).mean()
     assert found["rows"] == 200 and found["test"]["accuracy"] == pytest.approx(accuracy, abs=1e-6)
     assert found["class_shares"] == pytest.approx(np.bincount(task.reward.labels) / 200, abs=1e-4)
+
+
+def test_what_choosing_is_held_against():
+    noisy = load_material(Setting("synthetic-texts", 0.4, None, 500, "tfidf"))
+    rows = {
+        name: yardstick(name, noisy.task, 25, 0, noisy.right) for name in ("clean_rows", "nearest_rows", "full_equal_steps")
+    }
+    assert noisy.right[rows["clean_rows"]].all() and not noisy.right.all()
+    assert {name: len(set(found)) for name, found in rows.items()} == {
+        "clean_rows": 25, "nearest_rows": 25, "full_equal_steps": 75
+    }  # fmt: skip
+    assert not np.array_equal(rows["clean_rows"], yardstick("clean_rows", noisy.task, 25, 1, noisy.right))
+    target = load_bundled("hateunion:target")
+    drawn = yardstick("source_rows", target, 500, 0, None)
+    assert (target.train.sources[drawn] == target.reward.sources[0]).all() and len(set(drawn)) == 500
+    with pytest.raises(InputError, match="clean_rows: no label of this setting was flipped"):
+        yardstick("clean_rows", target, 25, 0, None)
 
 
 def test_picks_spend_the_budget():
