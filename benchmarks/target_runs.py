@@ -270,9 +270,10 @@ def rows_of(task: SelectionTask, budget: float) -> int:
 
 
 def picks_of(task: SelectionTask, budget: float) -> int:
-    """Return how many picks spend the budget best."""
+    """Return how many picks spend the budget best; every class can be picked once where the budget has a row for it."""
     rows = int(budget * len(task.train) + 1e-9)
-    allowed = range(max(1, min(PICKS[0], rows)), max(1, min(PICKS[1], rows)) + 1)
+    least, most = PICKS if task.classes <= PICKS[1] else (task.classes, 2 * task.classes)
+    allowed = range(max(1, min(least, rows)), max(1, min(most, rows)) + 1)
     return max(allowed, key=lambda picks: (rows // picks * picks, picks))
 
 

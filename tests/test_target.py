@@ -116,6 +116,7 @@ def test_picks_spend_the_budget():
     task = load_material(Setting("synthetic-texts", 0, None, 1000, "tfidf")).task
     spent = {budget: picks_of(task, budget) for budget in (0.01, 0.05, 0.0625, 0.25)}
     assert spent == {0.01: 10, 0.05: 50, 0.0625: 31, 0.25: 50}  # 62 rows are 31 picks of 2
+    assert picks_of(load_bundled("banking77"), 0.05) == 112  # of 4 rows: 77 classes take at least 77 picks
 
 
 def test_runs_of_another_setting_or_with_other_options_are_not_taken_for_these(runs, monkeypatch):
