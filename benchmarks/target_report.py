@@ -362,14 +362,18 @@ def named_tables(summary: dict[str, Any]) -> dict[str, str]:
     """Return the tables by their names in a page, such as ``target dataset=googleplay noise=0.4 target=minilm``.
 
     One a setting, target and budget, of which only ``dataset``, ``target`` and what is not the default are named;
-    ``target head``: the head in all settings; ``target goals``: what our method was to reach and did; ``target claims``:
-    what was published and what was measured.
+    ``target head``: the head in all settings, ``target head budgets``: in those with several budgets; ``target goals``:
+    what our method was to reach and did; ``target claims``: what was published and what was measured.
     """
     if not summary.get("rows"):
         return {}
     found = {f"target {place_name(place)}": place_table(summary, place) for place in places(summary["rows"])}
-    if any(row["target"] == "head" for row in summary["rows"]):
-        found["target head"] = head_table(summary)
+    head = [place for place in places(summary["rows"]) if place["target"] == "head"]
+    if usual := [place for place in head if place["budget"] in (DEFAULTS["budget"], 1)]:
+        found["target head"] = means_table(summary, usual)
+    several = [place for place in head if sum(is_at(place, {**other, "budget": place["budget"]}) for other in head) > 1]
+    if several:
+        found["target head budgets"] = means_table(summary, several)
     if goals := goals_table(summary):
         found["target goals"] = goals
     return {**found, "target claims": claims_table(summary)}
@@ -459,9 +463,8 @@ def time_table(summary: dict[str, Any]) -> str:
     return markdown(lines)
 
 
-def head_table(summary: dict[str, Any]) -> str:
-    """Return the head's mean test metric, methods by settings, in the order of the mean over settings."""
-    every = [place for place in places(summary["rows"]) if place["target"] == "head"]
+def means_table(summary: dict[str, Any], every: Sequence[Row]) -> str:
+    """Return mean test metrics, methods by places, those that stand in most first, then in the order of their mean."""
     cells: dict[str, dict[int, float]] = defaultdict(dict)
     for column, place in enumerate(every):
         rows = rows_at(summary, place)

@@ -338,7 +338,8 @@ def test_every_budget_has_its_table_with_the_full_pool():
         "| full | 10000 | 0.700 [0.700, 0.700] | +0.100 [+0.100, +0.100] |  |  |" in large
         and "class_mix |" not in large.splitlines()[2]
     )
-    assert found["target head"].startswith("| method | reviews | reviews budget=0.1 |")
+    assert found["target head"].startswith("| method | reviews |\n")
+    assert found["target head budgets"].startswith("| method | reviews | reviews budget=0.1 |")
     alone = summarise([[header(), run("full", 0, 0.7, epochs=1)]])
     assert list(named_tables(alone)) == ["target dataset=reviews budget=1 target=head", "target head", "target claims"]
 
