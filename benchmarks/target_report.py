@@ -431,7 +431,7 @@ def goals_table(summary: dict[str, Any]) -> str:
     lines = [["setting", "metric", f"{OURS} minus", "measured", "Holm's p", "goal", "reached", "recovered headroom"]]
     for row in rows:
         against, (goal, reached) = row["against"], goal_of(row)
-        headroom = next(one["recovered"] for one in summary["rows"] if all(one[k] == row[k] for k in IDENTITY))
+        headroom = next(one["recovered"] for one in summary["rows"] if is_at(one, {name: row[name] for name in IDENTITY}))
         shown = "" if headroom is None or against != "full" else f"{headroom:.2f}"
         p = "" if row["p_holm"] is None else f"{row['p_holm']:.3f}"
         measured = cell(row, "value", "+z.3f")

@@ -51,7 +51,7 @@ DRAWS_NOTHING = (
     "k_center", "herding", "herding_reward", "d2_pruning", "influence", "knn_shapley", "knn_agreement", "gradmatch",
     "gradmatch_reward", "glister",
 )  # fmt: skip
-# What a claim has to be held against: see choose.
+# What a claim has to be held against: the full pool, and what the function yardstick draws.
 YARDSTICKS = ("full", "full_equal_steps", "reward_rows", "clean_rows", "source_rows", "nearest_rows")
 METHODS = (*YARDSTICKS, "finalist_by_head", "two_stage", *VARIANTS)
 METRICS = ("accuracy", "macro_f1")
