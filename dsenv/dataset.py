@@ -220,15 +220,7 @@ class TextDataset:
             InputError: for a missing folder or split, an unreadable file, or anything ``from_columns`` refuses.
         """
         folder = Path(folder)
-        if not folder.is_dir():
-            raise InputError(f"{str(folder)!r} is not a folder")
-        tables = {}
-        for split in SPLITS:
-            found = [folder / f"{split}{suffix}" for suffix in SUFFIXES if (folder / f"{split}{suffix}").is_file()]
-            if len(found) != 1:
-                have = ", ".join(path.name for path in found) or "none of them"
-                raise InputError(f"folder {str(folder)!r} must hold one of {split}{{{','.join(SUFFIXES)}}}; found {have}")
-            tables[split] = read_table(found[0])
+        tables = {split: read_split(folder, split) for split in SPLITS}
         meta_file = folder / "meta.json"
         meta: dict[str, Any] = {}
         if meta_file.is_file():
@@ -254,11 +246,7 @@ class TextDataset:
             InputError: where the hub or the dataset cannot be read, or ``from_columns`` refuses it.
             MissingExtraError: without the extra ``build``.
         """
-        library = require("datasets", "build")
-        try:
-            loaded = library.load_dataset(path, subset, revision=revision)
-        except (OSError, ValueError, library.exceptions.DatasetsError) as error:
-            raise InputError(f"dataset {path!r} could not be loaded: {error}") from error
+        loaded = read_hub(path, subset, revision)
         label = columns.get("label", "label")
         meta: dict[str, Any] = {"hub_id": path, "hub_revision": revision}
         features = loaded["train"].features if "train" in loaded else {}
@@ -278,15 +266,54 @@ def load_dataset(name: str | Path, data_dir: str | Path | None = None, **columns
     Raises:
         InputError: where nothing of that name is found or it cannot be used.
     """
+    folder = find_folder(name, data_dir)
+    return TextDataset.from_hub(str(name), **columns) if folder is None else TextDataset.from_folder(folder, **columns)
+
+
+def find_folder(name: str | Path, data_dir: str | Path | None = None) -> Path | None:
+    """Return the folder of a dataset: itself, or below ``data_dir`` or ``DSENV_DATA_DIR``; None where it is a hub name.
+
+    Raises:
+        InputError: where nothing of that name is found and it is no hub name.
+    """
     if Path(name).is_dir():
-        return TextDataset.from_folder(name, **columns)
+        return Path(name)
     base = data_dir or os.environ.get("DSENV_DATA_DIR")
     if base and (Path(base) / name).is_dir():
-        return TextDataset.from_folder(Path(base) / name, **columns)
+        return Path(base) / name
     if "/" not in str(name) or Path(name).is_absolute():
         where = f"{str(base)!r} has no such folder" if base else "DSENV_DATA_DIR and data_dir are not set"
         raise InputError(f"no dataset {str(name)!r}: it is not a folder, {where}, and a hub name reads 'owner/name'")
-    return TextDataset.from_hub(str(name), **columns)
+    return None
+
+
+def read_split(folder: Path, split: str) -> dict[str, list[Any]]:
+    """Read the one file of a split in a folder as columns.
+
+    Raises:
+        InputError: where the folder has no or several files of that name, or the file cannot be read.
+    """
+    if not folder.is_dir():
+        raise InputError(f"{str(folder)!r} is not a folder")
+    found = [folder / f"{split}{suffix}" for suffix in SUFFIXES if (folder / f"{split}{suffix}").is_file()]
+    if len(found) != 1:
+        have = ", ".join(path.name for path in found) or "none of them"
+        raise InputError(f"folder {str(folder)!r} must hold one of {split}{{{','.join(SUFFIXES)}}}; found {have}")
+    return read_table(found[0])
+
+
+def read_hub(path: str, subset: str | None = None, revision: str | None = None) -> Any:
+    """Load all splits with the ``datasets`` library; no code of the dataset is run.
+
+    Raises:
+        InputError: where the hub or the dataset cannot be read.
+        MissingExtraError: without the extra ``build``.
+    """
+    library = require("datasets", "build")
+    try:
+        return library.load_dataset(path, subset, revision=revision)
+    except (OSError, ValueError, library.exceptions.DatasetsError) as error:
+        raise InputError(f"dataset {path!r} could not be loaded: {error}") from error
 
 
 def read_table(path: Path) -> dict[str, list[Any]]:

@@ -24,6 +24,12 @@ IDS: dict[str, dict[str, Any]] = {
     **{f"DataSelect-{title}-Small-v0": {"task": f"{task}:small", **SMALL} for title, task in MAIN.items()},
     "DataSelect-Synthetic-v0": {"task": "synthetic"},
 }
+RLVR_ENTRY_POINT = "dsenv.rlvr.env:DataSelectRLVREnv"
+RLVR_IDS: dict[str, dict[str, Any]] = {
+    "DataSelectRLVR-Arithmetic-v0": {"questions": "arithmetic"},
+    "DataSelectRLVR-GSM8K-v0": {"questions": "gsm8k", "policy": None, "max_new_tokens": 256},
+    "DataSelectRLVR-Simulator-v0": {"questions": "arithmetic", "policy": "simulator"},
+}
 OWN_TASK_ID = "DataSelect-v0"
 
 
@@ -32,3 +38,6 @@ def register_all() -> None:
     for name, keywords in {**IDS, OWN_TASK_ID: {}}.items():
         if name not in gym.registry:
             gym.register(name, entry_point=ENTRY_POINT, vector_entry_point=VECTOR_ENTRY_POINT, kwargs=dict(keywords))
+    for name, keywords in RLVR_IDS.items():
+        if name not in gym.registry:
+            gym.register(name, entry_point=RLVR_ENTRY_POINT, kwargs=dict(keywords))

@@ -8,13 +8,13 @@ import pytest
 import torch
 import transformers
 
+from dsenv.causal import load_causal, token_logprobs
 from dsenv.dataset import Rows
 from dsenv.errors import InputError
 from dsenv.seeding import generator
 from dsenv.selectors import causal as causal_module
 from dsenv.selectors import gradients
 from dsenv.selectors.ask_llm import QUESTION, ask_llm, yes_share
-from dsenv.selectors.causal import load_causal, token_logprobs
 from dsenv.selectors.data_whisperer import data_whisperer, demonstration_scores
 from dsenv.selectors.gradients import layers_of, project, recipe_of, row_gradients
 from dsenv.selectors.less import adam_direction, aggregate, less, loss

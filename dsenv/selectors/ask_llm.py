@@ -7,9 +7,9 @@ from functools import partial
 
 import numpy as np
 
+from dsenv.causal import load_causal, token_logprobs
 from dsenv.dataset import Ints
 from dsenv.metrics import Doubles
-from dsenv.selectors.causal import load_causal, token_logprobs
 from dsenv.selectors.pool import Pool, highest
 from dsenv.selectors.prompts import example_of, fit_prompts, names_of, texts_of, tokenize
 

@@ -7,11 +7,11 @@ from functools import partial
 
 import numpy as np
 
+from dsenv.causal import attention_to, load_causal
 from dsenv.dataset import Ints
 from dsenv.errors import InputError, check_whole
 from dsenv.metrics import Doubles
 from dsenv.progress import track
-from dsenv.selectors.causal import attention_to, load_causal
 from dsenv.selectors.pool import Pool, highest
 from dsenv.selectors.prompts import Prompt, example_of, fit_prompts, names_of, texts_of
 

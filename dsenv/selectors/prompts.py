@@ -11,9 +11,9 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from dsenv.causal import Causal
 from dsenv.dataset import Rows
 from dsenv.errors import InputError
-from dsenv.selectors.causal import Causal
 
 log = logging.getLogger(__name__)
 

@@ -1,4 +1,4 @@
-"""Causal language models for selectors: loading, log-probabilities of given tokens, attention."""
+"""Causal language models: loading, log-probabilities of given tokens, attention."""
 
 from __future__ import annotations
 
@@ -37,7 +37,9 @@ class Causal:
     context: int
 
 
-def load_causal(name: str, *, max_length: int = 1024, device: str = "auto", attentions: bool = False) -> Causal:
+def load_causal(
+    name: str, *, max_length: int = 1024, device: str = "auto", attentions: bool = False, dtype: str = "auto"
+) -> Causal:
     """Load a causal checkpoint with its tokenizer; weights are read from safetensors only, and no code of it is run.
 
     Args:
@@ -45,6 +47,7 @@ def load_causal(name: str, *, max_length: int = 1024, device: str = "auto", atte
         max_length: tokens a prompt, at most; a model with a shorter context lowers it.
         device: as torch names it, or ``auto``: CUDA where there is some, else the CPU.
         attentions: whether attention weights will be asked for.
+        dtype: of the weights, as torch names it; ``auto``: as stored.
 
     Raises:
         InputError: where the checkpoint, its tokenizer or the device cannot be used.
@@ -62,7 +65,7 @@ def load_causal(name: str, *, max_length: int = 1024, device: str = "auto", atte
             keywords["attn_implementation"] = "eager"  # the only one that returns its weights
         with reading(f"model {name!r} cannot be read as a causal language model"):
             model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
-                name, use_safetensors=True, dtype="auto", output_loading_info=True, **keywords
+                name, use_safetensors=True, dtype=dtype, output_loading_info=True, **keywords
             )
     if loaded["missing_keys"]:
         absent = ", ".join(sorted(loaded["missing_keys"])[:3])

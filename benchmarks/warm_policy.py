@@ -1,0 +1,149 @@
+"""Make the embedded policy of the arithmetic questions: ``python -m benchmarks.warm_policy [--out FOLDER]``.
+
+A Llama with random weights is trained by supervised steps, first on right answers, then on answers of which a share that
+grows with the level is right for another task: sums for differences, copies for reverses. So it can do more than it mostly
+does: easy questions are solved, hard ones now and then or never. That is the start that GRPO needs; what the policy cannot do
+at all, a few thousand rollouts do not teach it. Questions of the registered set are left out, but for the smallest numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dsenv.progress import track
+from dsenv.rlvr.arithmetic import ALPHABET, KINDS, LEVELS, LONGEST, arithmetic_questions
+from dsenv.rlvr.policy import EMBEDDED, Policy
+from dsenv.seeding import generator
+
+SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
+SIZES = {
+    "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 4,
+}  # fmt: skip
+CONTEXT = 48
+LEVEL_WEIGHTS = (1.0, 1.0, 0.8, 0.5, 0.3)
+WRONG_SHARES = (0.02, 0.3, 0.5, 0.7, 0.85)  # of a level's answers, in the second phase
+STEPS = (4500, 500)  # of the two phases
+LEARNING_RATES = ((2e-3, 3e-4), (1e-3, 1e-5))  # at the first and last step of each
+BATCH, WARMUP = 256, 100
+SAMPLES = 8  # completions of a question in the report
+
+
+def make_tokenizer() -> Any:
+    """Return a tokenizer of single characters that puts the beginning token first."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast
+
+    vocabulary = {token: number for number, token in enumerate([*SPECIAL, *ALPHABET])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    first = [("<bos>", vocabulary["<bos>"])]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=first)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<bos>",
+        eos_token="<eos>",
+        unk_token="<unk>",
+        model_max_length=CONTEXT,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def warm_up(out: Path, steps: Sequence[int], seed: int = 0) -> None:
+    """Train a policy and save it as a transformers folder: config.json, model.safetensors and the tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    tokenizer = make_tokenizer()
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=CONTEXT, tie_word_embeddings=True, pad_token_id=0, bos_token_id=1,
+        eos_token_id=2, **SIZES,
+    )  # fmt: skip
+    model = LlamaForCausalLM(config)
+    print(f"{sum(weight.numel() for weight in model.parameters()):,} weights, {sum(steps)} steps of {BATCH} questions")
+    rng = generator(seed, "warm-up questions")
+    taken = {prompt for questions in arithmetic_questions().parts.values() for prompt in questions.prompts}
+    numbers = tokenizer.get_vocab()
+    for phase, count in enumerate(steps):
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.01)
+        first, last = LEARNING_RATES[phase]
+        for step in track(range(count), f"phase {phase + 1}"):
+            rate = (first + (last - first) * step / count) * min(1, (step + 1) / WARMUP)
+            optimizer.param_groups[0]["lr"] = rate
+            texts = [draw(rng, taken, wrong=phase == 1) for _ in range(BATCH)]
+            ids = [[1, *(numbers[character] for character in prompt + answer), 2] for prompt, answer in texts]
+            batch = torch.zeros(BATCH, max(map(len, ids)), dtype=torch.long)
+            labels = torch.full_like(batch, -100)
+            for row, (one, (prompt, _)) in enumerate(zip(ids, texts, strict=True)):
+                batch[row, : len(one)] = torch.tensor(one)
+                labels[row, len(prompt) + 1 : len(one)] = batch[row, len(prompt) + 1 : len(one)]
+            logits = model(input_ids=batch, attention_mask=(batch > 0).long()).logits
+            loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
+            optimizer.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+        model.save_pretrained(out)
+        tokenizer.save_pretrained(out)
+        print(f"phase {phase + 1}: loss {loss.item():.3f}")
+        report(out)
+
+
+def draw(rng: np.random.Generator, taken: set[str], *, wrong: bool) -> tuple[str, str]:
+    """Return a question with an answer, right or, in a share of a level's, that of another task."""
+    while True:
+        kind, level = list(KINDS)[rng.integers(len(KINDS))], int(rng.choice(LEVELS, p=LEVEL_SHARES))
+        prompt, answer = KINDS[kind](level + 1, rng)
+        if level == 0 or prompt not in taken:  # nearly all of the smallest numbers' questions are taken
+            break
+    if wrong and rng.random() < WRONG_SHARES[level]:
+        answer = other_answer(kind, prompt, answer)
+    return prompt, answer
+
+
+def other_answer(kind: str, prompt: str, answer: str) -> str:
+    """Return the answer to another task: the difference for a sum, a copy for a reverse, a chain without its last term."""
+    if kind in ("copy", "reverse"):
+        return answer[::-1]
+    terms = [int(term) for term in re.findall("[+-]?[0-9]+" if kind == "chain" else "[0-9]+", prompt)]
+    if kind == "chain":
+        return str(sum(terms[:-1]))
+    return str(terms[0] - terms[1] if kind in ("add", "modulo") else terms[0] + terms[1])
+
+
+def report(folder: Path) -> None:
+    """Print the pass rates of sampled completions of the reference questions, by kind and level."""
+    whole = arithmetic_questions()
+    questions = whole.reference
+    found = Policy(str(folder), max_new_tokens=LONGEST).complete(questions.prompts, SAMPLES, 1.0, generator(0, "warm-up report"))
+    answers = [answer for answer in questions.answers for _ in range(SAMPLES)]
+    right = [text is not None and whole.check(text, answer) for text, answer in zip(found.texts, answers, strict=True)]
+    rates = np.array(right).reshape(-1, SAMPLES).mean(1)
+    table = np.array([rates[questions.cluster == k].mean() for k in range(len(whole.clusters))]).reshape(-1, LEVELS)
+    for kind, row in zip(KINDS, table, strict=True):
+        print(f"{kind:9}" + " ".join(f"{value:.2f}" for value in row))
+    print(f"mean {rates.mean():.3f}; always {(rates == 1).mean():.2f}, never {(rates == 0).mean():.2f} of the questions", flush=True)
+
+
+LEVEL_SHARES = np.array(LEVEL_WEIGHTS) / sum(LEVEL_WEIGHTS)
+
+
+def main() -> None:
+    """Train and save."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, nargs=2, default=STEPS, help="of the two phases (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=EMBEDDED)
+    options = parser.parse_args()
+    warm_up(options.out, options.steps)
+
+
+if __name__ == "__main__":
+    main()

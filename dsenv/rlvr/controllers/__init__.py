@@ -1,0 +1,28 @@
+"""Controllers by name: what chooses the questions of the next round while a policy is trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dsenv.errors import InputError, one_of
+from dsenv.rlvr.controllers.controller import Controller
+from dsenv.rlvr.controllers.difficulty import DifficultyFilter
+from dsenv.rlvr.controllers.dots import Dots
+from dsenv.rlvr.controllers.uniform import Uniform
+from dsenv.rlvr.training import Training
+
+CONTROLLERS: dict[str, Callable[..., Controller]] = {"uniform": Uniform, "difficulty": DifficultyFilter, "dots": Dots}
+
+
+def make_controller(name: str, training: Training, **options: Any) -> Controller:
+    """Return a controller of a training.
+
+    Raises:
+        InputError: for an unknown name, an option that the controller does not have, or a value that it refuses.
+    """
+    made = CONTROLLERS[one_of("controller", name, CONTROLLERS)]
+    try:
+        return made(training, **options)
+    except TypeError as error:
+        raise InputError(f"controller {name!r}: {error}") from error

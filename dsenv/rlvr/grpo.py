@@ -1,0 +1,271 @@
+"""GRPO round by round: roll out the questions that were chosen, update the policy, count everything.
+
+Why not TRL: version 1.16 can be driven in rounds, but it fixes the order of the questions before training (choosing them by
+what the policy does now needs an experimental hook, or a new ``train`` call a round that costs 1.4 times a bare loop at the
+embedded size), it has no replay buffer and reads behaviour log-probabilities on its vLLM path alone, it seeds the whole
+process, and its checkpoints hold pickles. The loss here is its loss where both apply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsenv.dataset import Ints
+from dsenv.errors import InputError, one_of, require
+from dsenv.metrics import Doubles
+from dsenv.rlvr.loss import advantages, objective
+from dsenv.rlvr.policy import Completions, Floats, Policy
+from dsenv.rlvr.questions import Questions, QuestionSet
+from dsenv.rlvr.replay import ReplayBuffer, Rollouts, join
+from dsenv.rlvr.training import Costs, Settings, TrainingStopped, check_round
+from dsenv.seeding import generator
+
+BETAS = (0.9, 0.99)  # of Adam: its second moments forget the first, rough steps soon
+UPDATE_TOKENS = {"cpu": 16_384, "cuda": 65_536}  # tokens of one forward and backward pass, padding included
+
+
+class GRPO:
+    """A policy in training on a set of questions.
+
+    All randomness comes from the seed and the number of earlier draws, so the same seed and choices give the same policy on
+    one machine, device and number of threads, and a snapshot needs no state of a generator.
+
+    Args:
+        policy: changed in place.
+        questions: of which ``train``, ``reference`` and ``reward`` are asked.
+        settings: how.
+        seed: of the rollouts and of what is drawn from the replay buffer.
+    """
+
+    def __init__(self, policy: Policy, questions: QuestionSet, settings: Settings | None = None, seed: int = 0) -> None:
+        self.policy, self.questions, self.settings, self.seed = policy, questions, settings or Settings(), seed
+        self._check = questions.check
+        self._prompts: dict[str, list[list[int]]] = {}
+        for part in ("train", "reference", "reward"):
+            self._prompts[part] = policy.prompt_ids(questions.parts[part].prompts)
+        torch = require("torch", "finetune")
+        self._weights = [weight for weight in policy.model.parameters() if weight.requires_grad]
+        self._initial = [weight.detach().clone() for weight in self._weights]
+        self._torch = torch
+        self._embedded: dict[str, Floats] = {}
+        self.restart(seed)
+
+    def restart(self, seed: int) -> None:
+        """Put the policy back to where training began, with a new seed."""
+        self._put(self._initial)
+        self.seed = seed
+        self.costs = Costs()
+        self.rounds = self.draws = 0
+        self.buffer = ReplayBuffer(self.settings.capacity)
+        self.optimizer = self._torch.optim.AdamW(
+            self._weights, lr=self.settings.learning_rate, weight_decay=0.0, betas=BETAS, fused=True
+        )
+
+    def roll_out(self, ids: Ints, part: str = "train") -> Rollouts:
+        """Draw G completions of each question and check them; those of the reference part are counted as such."""
+        one_of("part", part, ("train", "reference"))
+        questions: Questions = self.questions.parts[part].take(ids)
+        group = self.settings.group
+        with self.costs.timed("roll_out"):
+            rng = generator(self.seed, f"rollouts {self.draws}")
+            self.draws += 1
+            found = self.policy.complete(questions.prompts, group, self.settings.temperature, rng)
+            right = self._right(questions, found, group)
+        if part == "train":
+            self.costs.rollouts += len(right)
+        else:
+            self.costs.reference_rollouts += len(right)
+        shape = (len(questions), group)
+        return Rollouts(
+            np.asarray(ids, np.int64),
+            found.tokens.reshape(*shape, -1),
+            found.lengths.reshape(shape),
+            found.logprobs.reshape(*shape, -1),
+            right.reshape(shape),
+        )
+
+    def round(self, ids: Ints) -> Rollouts:
+        """Train one round on chosen questions of the training part and return their rollouts.
+
+        Raises:
+            InputError: for another number of questions than a round has, or an id that is none.
+            TrainingStopped: where a loss is not finite.
+        """
+        settings = self.settings
+        chosen = check_round(ids, settings, self.questions)
+        done = []
+        for step in range(settings.steps):
+            fresh = self.roll_out(chosen[step * settings.fresh_questions : (step + 1) * settings.fresh_questions])
+            done.append(fresh)
+            batch, stale = fresh, 0
+            if self.rounds and len(self.buffer) and settings.fresh < 1:
+                rng = generator(self.seed, f"replay {self.costs.steps}")
+                old = self.buffer.draw(settings.batch - len(fresh), rng)
+                batch, stale = join([fresh, old]), len(old)
+            with self.costs.timed("update"):
+                self._update(batch, stale)
+            if settings.fresh < 1:
+                self.buffer.add(fresh)
+        self.rounds += 1
+        return join(done)
+
+    def pass_rates(self, questions: Questions) -> Doubles:
+        """Return (n,) 1 where the likeliest completion of a question is right, else 0."""
+        with self.costs.timed("evaluate"):
+            found = self.policy.complete(questions.prompts, 1, 0.0, np.random.default_rng(0))
+            right = self._right(questions, found, 1)
+        self.costs.evaluation_rollouts += len(right)
+        return right
+
+    def measure(self, ids: Ints, rng: np.random.Generator) -> Doubles:
+        """Return the pass rates (n,) of G completions of training questions, for a report alone: they are not charged."""
+        questions, group = self.questions.train.take(ids), self.settings.group
+        with self.costs.timed("evaluate"):
+            right = self._right(
+                questions, self.policy.complete(questions.prompts, group, self.settings.temperature, rng), group
+            )
+        self.costs.evaluation_rollouts += len(right)
+        return np.asarray(right.reshape(-1, group).mean(1))
+
+    def embeddings(self, part: str) -> Floats:
+        """Return vectors (n, d) of a part's questions: mean last hidden states of the policy that training began with."""
+        if part not in self._embedded:
+            with self.costs.timed("choose"), self._as_it_began():
+                self._embedded[part] = self.policy.embed(self.questions.parts[part].prompts)
+        return self._embedded[part]
+
+    def state(self) -> dict[str, npt.NDArray[Any]]:
+        """Return weights, moments of the optimiser and the replay buffer, arrays by name."""
+        found: dict[str, npt.NDArray[Any]] = {}
+        for number, weight in enumerate(self._weights):
+            found[f"weight {number}"] = weight.detach().cpu().numpy()
+            for key, value in self.optimizer.state.get(weight, {}).items():
+                found[f"{key} {number}"] = value.cpu().numpy()
+        if self.buffer.groups is not None:
+            found |= {f"replay {name}": value for name, value in vars(self.buffer.groups).items()}
+        return found
+
+    def counts(self) -> dict[str, Any]:
+        """Return rounds, draws and costs so far, JSON-able."""
+        return {"rounds": self.rounds, "draws": self.draws, "costs": asdict(self.costs)}
+
+    def put_state(self, state: Mapping[str, npt.NDArray[Any]], counts: Mapping[str, Any]) -> None:
+        """Take back what ``state`` and ``counts`` returned.
+
+        Raises:
+            InputError: where the weights are of another shape.
+        """
+        values = [state.get(f"weight {number}") for number in range(len(self._weights))]
+        for weight, value in zip(self._weights, values, strict=True):
+            if value is None or value.shape != tuple(weight.shape):
+                raise InputError(
+                    f"the state has weights of shape {None if value is None else value.shape}, not {weight.shape}"
+                )
+        self.restart(self.seed)
+        self._put([self._torch.as_tensor(value) for value in values])
+        for number, weight in enumerate(self._weights):
+            keys = ("step", "exp_avg", "exp_avg_sq")
+            moments = {key: self._torch.as_tensor(state[f"{key} {number}"]) for key in keys if f"{key} {number}" in state}
+            if moments:
+                self.optimizer.state[weight] = {key: value.to(weight.device) for key, value in moments.items()}
+        if "replay questions" in state:
+            self.buffer.groups = Rollouts(*(state[f"replay {name}"] for name in Rollouts.__dataclass_fields__))
+        self.rounds, self.draws, self.costs = counts["rounds"], counts["draws"], Costs(**counts["costs"])
+
+    def _update(self, batch: Rollouts, stale: int) -> None:
+        """Train on groups of which the last ``stale`` are replayed, in as many optimiser steps as there are minibatches."""
+        settings = self.settings
+        weights = advantages(batch.rewards, settings.advantages)
+        # A group without advantages has no gradient: it counts in the mean alone.
+        used = np.flatnonzero(batch.signal) if settings.kl == 0 else np.arange(len(batch))
+        rng = generator(self.seed, f"minibatches {self.costs.steps}")
+        minibatches = np.array_split(rng.permutation(len(batch)), settings.minibatches)
+        start = batch.logprobs
+        if settings.minibatches > 1 and stale:  # fresh ones were drawn from the policy as it is now
+            start = start.copy()
+            replayed = used[used >= len(batch) - stale]
+            for places in self._parts(batch, replayed):
+                with self._torch.no_grad():
+                    found = self._logprobs(batch.take(places)).cpu().numpy()
+                start[places, :, : found.shape[-1]] = found.reshape(len(places), settings.group, -1)
+                self.costs.scored += found.shape[0]
+        for minibatch in minibatches:
+            self._step(batch, weights, start, minibatch, used[np.isin(used, minibatch)])
+
+    def _step(self, batch: Rollouts, weights: Doubles, start: Floats, minibatch: Ints, used: Ints) -> None:
+        torch, settings = self._torch, self.settings
+        tokens = int(batch.lengths[minibatch].sum())
+        self.optimizer.zero_grad()
+        for places in self._parts(batch, used):
+            part = batch.take(places)
+            current = self._logprobs(part)
+            rows, longest = current.shape
+            device = self.policy.device
+            mask = torch.as_tensor(np.arange(longest) < part.lengths.reshape(-1, 1), device=device)
+            behaviour = torch.as_tensor(part.logprobs[..., :longest].reshape(rows, -1), device=device)
+            begun = current.detach()
+            if settings.minibatches > 1:
+                begun = torch.as_tensor(start[places][..., :longest].reshape(rows, -1), device=device)
+            advantage = torch.as_tensor(weights[places].reshape(-1, 1), dtype=torch.float32, device=device)
+            values = objective(current, begun, behaviour, advantage, settings.clip)
+            loss = -(values * mask).sum() / tokens
+            if not torch.isfinite(loss):
+                raise TrainingStopped(
+                    f"the loss of round {self.rounds + 1} is {loss.item()} with learning_rate {settings.learning_rate}: "
+                    "go on from a snapshot with a smaller one"
+                )
+            loss.backward()
+            self.costs.gradient_passes += rows
+        if len(used):
+            torch.nn.utils.clip_grad_norm_(self._weights, settings.max_grad_norm)
+            rate = settings.learning_rate * min(1, (self.costs.steps + 1) / settings.warmup)
+            self.optimizer.param_groups[0]["lr"] = rate
+            self.optimizer.step()
+        self.costs.steps += 1
+
+    def _right(self, questions: Questions, found: Completions, group: int) -> Doubles:
+        """Return 1 for each completion that ended and that the checker accepts, else 0."""
+        answers = (answer for answer in questions.answers for _ in range(group))
+        pairs = zip(found.texts, answers, strict=True)
+        return np.array([text is not None and self._check(text, answer) for text, answer in pairs], np.float64)
+
+    def _put(self, values: list[Any]) -> None:
+        with self._torch.no_grad():
+            for weight, value in zip(self._weights, values, strict=True):
+                weight.copy_(value)
+
+    @contextmanager
+    def _as_it_began(self) -> Iterator[None]:
+        """Lend the policy the weights that training began with."""
+        now = [weight.detach().clone() for weight in self._weights]
+        self._put(self._initial)
+        try:
+            yield
+        finally:
+            self._put(now)
+
+    def _logprobs(self, part: Rollouts) -> Any:
+        """Return (q G, T) log-probabilities of the current policy, T the longest of these completions."""
+        prompts = [self._prompts["train"][i] for i in part.questions for _ in range(self.settings.group)]
+        longest = int(part.lengths.max())
+        return self.policy.logprobs(
+            prompts, part.tokens[..., :longest].reshape(len(prompts), longest), self.settings.temperature
+        )
+
+    def _parts(self, batch: Rollouts, used: Ints) -> Iterator[Ints]:
+        """Groups of about the same length, as many as a pass may hold."""
+        group, limit = self.settings.group, UPDATE_TOKENS["cpu" if self.policy.device == "cpu" else "cuda"]
+        prompts = np.array([len(self._prompts["train"][i]) for i in batch.questions], np.int64)
+        longest = prompts + batch.lengths.max(1)
+        order = used[np.argsort(-longest[used], kind="stable")]
+        start = 0
+        while start < len(order):
+            size = max(1, limit // (group * int(longest[order[start]])))
+            yield order[start : start + size]
+            start += size

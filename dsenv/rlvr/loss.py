@@ -1,0 +1,52 @@
+"""Group-relative advantages, and the clipped loss that stays right for rollouts of an older policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from dsenv.errors import one_of
+from dsenv.metrics import Doubles
+
+ADVANTAGES = ("standardised", "centred")
+SMALL = 1e-6
+
+
+def advantages(rewards: Doubles, kind: str = "standardised") -> Doubles:
+    """Return rewards against the mean of their group, (q, G).
+
+    ``standardised`` divides by the group's unbiased standard deviation plus 1e-6 (GRPO, arXiv 2402.03300); ``centred`` does
+    not (arXiv 2503.20783). A group of equal rewards gets zeros.
+    """
+    one_of("advantages", kind, ADVANTAGES)
+    centred = rewards - rewards.mean(1, keepdims=True)
+    if kind == "centred":
+        return np.asarray(centred)
+    return np.asarray(centred / (rewards.std(1, ddof=1, keepdims=True) + SMALL))
+
+
+def objective(current: Any, start: Any, behaviour: Any, advantage: Any, clip: float = 0.2) -> Any:
+    """Return the clipped objective of every token, to be maximised.
+
+    min(ρ A, clip(ρ, (1 - ε) ω, (1 + ε) ω) A) with ρ = π / π_b and ω = π_o / π_b: a rollout of an older policy is weighted by
+    importance, and the band allows the update to move from where it starts (π_o), not from where the rollout was drawn
+    (arXiv 2506.05316, as coded). For fresh rollouts π_o = π_b, and it is PPO's.
+
+    Args:
+        current: log π, a tensor with a gradient; the others broadcast with it.
+        start: log π_o, the policy at the start of the update.
+        behaviour: log π_b, stored when the token was drawn.
+        advantage: A.
+        clip: ε.
+    """
+    ratio = (current - behaviour).exp()
+    centre = (start - behaviour).exp()
+    clipped = ratio.clamp(min=(1 - clip) * centre, max=(1 + clip) * centre)
+    return (ratio * advantage).minimum(clipped * advantage)
+
+
+def kl_estimate(current: Any, reference: Any) -> Any:
+    """Return an unbiased, non-negative estimate of KL(π || π_ref) for every token: r - log r - 1, r = π_ref / π."""
+    gap = reference - current
+    return gap.exp() - gap - 1

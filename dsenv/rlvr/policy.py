@@ -1,0 +1,236 @@
+"""The policy: any causal language model, asked in batches with a key-value cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsenv.causal import Causal, load_causal
+from dsenv.dataset import Ints
+from dsenv.errors import InputError, check_whole, require
+
+EMBEDDED = Path(__file__).parent.parent / "policies" / "arithmetic"
+BATCH_TOKENS = {"cpu": 16_384, "cuda": 131_072}  # tokens worked on at once, padding included
+Floats = npt.NDArray[np.float32]
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Completions:
+    """What a policy wrote.
+
+    Attributes:
+        tokens: (n, T) ids, zero behind each completion's end.
+        lengths: (n,) tokens of each, the end token included.
+        logprobs: (n, T) natural log-probability of each token when it was drawn, at the temperature it was drawn with.
+        texts: n strings without special tokens; None for a completion that was cut off before its end.
+    """
+
+    tokens: Ints
+    lengths: Ints
+    logprobs: Floats
+    texts: list[str | None]
+
+    @property
+    def mask(self) -> Bools:
+        """(n, T) True on the tokens of a completion."""
+        return np.arange(self.tokens.shape[1]) < self.lengths[:, None]
+
+
+class Policy:
+    """A causal language model with its tokenizer, in float32.
+
+    Args:
+        name: ``arithmetic`` (the embedded one), a folder or a hub name.
+        max_new_tokens: a completion's length, at most; one without an end token by then is wrong.
+        device: as torch names it, or ``auto``.
+
+    Raises:
+        InputError: where the checkpoint or its tokenizer cannot be used.
+        MissingExtraError: without the extra ``finetune``.
+    """
+
+    def __init__(self, name: str = "arithmetic", *, max_new_tokens: int = 12, device: str = "auto") -> None:
+        check_whole("max_new_tokens", max_new_tokens, 1)
+        self.name, self.max_new_tokens = name, max_new_tokens
+        folder = str(EMBEDDED) if name == "arithmetic" else name
+        self.causal: Causal = load_causal(folder, max_length=2**31, device=device, dtype="float32")
+        self.model, self.tokenizer, self.device = self.causal.model, self.causal.tokenizer, self.causal.device
+        ends = self.model.generation_config.eos_token_id
+        self.ends: list[int] = [ends] if isinstance(ends, int) else list(ends or [])
+        if not self.ends:
+            raise InputError(f"model {name!r} has no end token, so its completions never end")
+
+    def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
+        """Return the tokens of prompts; a tokenizer with a chat template gets each as a user's message.
+
+        Raises:
+            InputError: for a prompt that leaves no room for a completion in the model's context.
+        """
+        found = self._tokens(prompts)
+        room = self.causal.context - self.max_new_tokens
+        for prompt, ids in zip(prompts, found, strict=True):
+            if not 1 <= len(ids) <= room:
+                raise InputError(
+                    f"prompt {prompt[:60]!r} has {len(ids)} tokens: model {self.name!r} with a context of "
+                    f"{self.causal.context} and {self.max_new_tokens} new tokens reads 1 to {room}"
+                )
+        return found
+
+    def prompt_length(self, prompt: str) -> int:
+        """Return how many tokens a prompt has."""
+        return len(self._tokens([prompt])[0])
+
+    def complete(
+        self, prompts: Sequence[str], group: int, temperature: float, rng: np.random.Generator, *, cache: bool = True
+    ) -> Completions:
+        """Draw ``group`` completions of every prompt, those of a prompt side by side.
+
+        A token is drawn by inverting its distribution's cumulative sum at a uniform number, which is drawn for every place
+        of every completion before the first token: what is drawn does not depend on how the prompts are put in batches.
+
+        Args:
+            prompts: q strings.
+            group: G, completions of each.
+            temperature: logits are divided by it; 0 takes the likeliest token.
+            rng: of the draws.
+            cache: False computes every token from the whole sequence: slow, for checking the cache.
+        """
+        torch = require("torch", "finetune")
+        ids = self.prompt_ids(prompts)
+        rows, steps = len(ids) * group, self.max_new_tokens
+        uniform = rng.random((rows, steps)) if temperature else None
+        tokens, logprobs = np.zeros((rows, steps), np.int64), np.zeros((rows, steps), np.float32)
+        lengths, ended = np.full(rows, steps), np.zeros(rows, bool)
+        self.model.eval()
+        with torch.inference_mode():
+            for batch in self._batches(np.array([len(one) for one in ids]), group):
+                places = (batch[:, None] * group + np.arange(group)).ravel()
+                drawn = None if uniform is None else uniform[places]
+                found = self._draw([ids[i] for i in batch], group, temperature, drawn, cache)
+                tokens[places], logprobs[places], lengths[places], ended[places] = found
+        texts = self.tokenizer.batch_decode(
+            [one[:n] for one, n in zip(tokens, lengths, strict=True)], skip_special_tokens=True
+        )
+        return Completions(tokens, lengths, logprobs, [text if end else None for text, end in zip(texts, ended, strict=True)])
+
+    def logprobs(self, prompts: Sequence[Sequence[int]], tokens: Ints, temperature: float) -> Any:
+        """Return (n, T) log-probabilities of completions' tokens as a tensor, with a gradient where torch keeps one.
+
+        Args:
+            prompts: n lists of tokens.
+            tokens: (n, T), anything behind a completion's end.
+            temperature: above 0.
+        """
+        torch = require("torch", "finetune")
+        inputs = self._padded(prompts)
+        given = torch.as_tensor(tokens, device=self.device)
+        inputs["input_ids"] = torch.cat([inputs["input_ids"], given], 1)
+        inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(given)], 1)
+        inputs["position_ids"] = _positions(inputs["attention_mask"])
+        logits = self.model(**inputs, logits_to_keep=given.shape[1] + 1, use_cache=False).logits[:, :-1]
+        return (logits.float() / temperature).log_softmax(-1).gather(-1, given[..., None])[..., 0]
+
+    def embed(self, prompts: Sequence[str]) -> Floats:
+        """Return the mean of the last hidden states over each prompt's tokens, (n, d)."""
+        torch = require("torch", "finetune")
+        ids = self.prompt_ids(prompts)
+        found = np.empty((len(ids), self.model.config.get_text_config().hidden_size), np.float32)
+        self.model.eval()
+        with torch.inference_mode():
+            for batch in self._batches(np.array([len(one) for one in ids]), 1):
+                inputs = self._padded([ids[i] for i in batch])
+                hidden = self.model(**inputs, output_hidden_states=True, use_cache=False).hidden_states[-1]
+                mask = inputs["attention_mask"][..., None].float()
+                found[batch] = ((hidden * mask).sum(1) / mask.sum(1)).float().cpu().numpy()
+        return found
+
+    def _tokens(self, prompts: Sequence[str]) -> list[list[int]]:
+        if self.tokenizer.chat_template:
+            chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+            found = self.tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)["input_ids"]
+        else:
+            found = self.tokenizer(list(prompts))["input_ids"]
+        return [list(ids) for ids in found]
+
+    def _batches(self, lengths: Ints, group: int) -> Iterator[Ints]:
+        """Prompts of about the same length, as many as fit with their completions."""
+        order = np.argsort(-lengths, kind="stable")
+        limit, start = BATCH_TOKENS["cpu" if self.device == "cpu" else "cuda"], 0
+        while start < len(order):
+            size = max(1, limit // (group * (int(lengths[order[start]]) + self.max_new_tokens)))
+            yield order[start : start + size]
+            start += size
+
+    def _draw(
+        self, prompts: list[list[int]], group: int, temperature: float, uniform: Any, cache: bool
+    ) -> tuple[Ints, Floats, Ints, Bools]:
+        """Complete one batch: (tokens, logprobs, lengths, ended)."""
+        torch = require("torch", "finetune")
+        inputs = self._padded(prompts)
+        output = self.model(**inputs, logits_to_keep=1, use_cache=cache)
+        logits = output.logits[:, -1].float().repeat_interleave(group, 0)
+        memory = output.past_key_values
+        if cache:
+            memory.batch_repeat_interleave(group)
+        mask = inputs["attention_mask"].repeat_interleave(group, 0)
+        written = inputs["input_ids"].repeat_interleave(group, 0)
+        rows, steps = len(mask), self.max_new_tokens
+        tokens = torch.zeros(rows, steps, dtype=torch.long, device=self.device)
+        logprobs = torch.zeros(rows, steps, device=self.device)
+        lengths = torch.full((rows,), steps, device=self.device)
+        ended = torch.zeros(rows, dtype=torch.bool, device=self.device)
+        alive = torch.arange(rows, device=self.device)  # the completions that the next forward pass is about
+        ends = torch.tensor(self.ends, device=self.device)
+        draws = None if uniform is None else torch.as_tensor(uniform, device=self.device)
+        for step in range(steps):
+            scores = (logits / (temperature or 1)).log_softmax(-1)
+            if draws is None:
+                drawn = scores.argmax(-1)
+            else:
+                sums = scores.double().exp().cumsum(-1)
+                drawn = torch.searchsorted(sums, draws[alive, step, None] * sums[:, -1:], right=True)[:, 0]
+                drawn = drawn.clamp(max=scores.shape[-1] - 1)
+            tokens[alive, step] = drawn
+            logprobs[alive, step] = scores.gather(1, drawn[:, None])[:, 0]
+            over = torch.isin(drawn, ends)
+            lengths[alive[over]] = step + 1
+            ended[alive[over]] = True
+            kept = torch.nonzero(~over)[:, 0]
+            if not len(kept) or step == steps - 1:
+                break
+            if len(kept) < len(alive):
+                alive, drawn, mask, written = alive[kept], drawn[kept], mask[kept], written[kept]
+                if cache:
+                    memory.batch_select_indices(kept)
+            mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+            written = torch.cat([written, drawn[:, None]], 1)
+            places = _positions(mask)
+            if cache:
+                one = {"input_ids": drawn[:, None], "position_ids": places[:, -1:], "past_key_values": memory}
+                logits = self.model(**one, attention_mask=mask, use_cache=True).logits[:, -1].float()
+            else:
+                whole = {"input_ids": written, "attention_mask": mask, "position_ids": places}
+                logits = self.model(**whole, logits_to_keep=1, use_cache=False).logits[:, -1].float()
+        return tokens.cpu().numpy(), logprobs.cpu().numpy(), lengths.cpu().numpy(), ended.cpu().numpy()
+
+    def _padded(self, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
+        """Pad on the left, so that all completions begin in one column; any token will do, the mask hides it."""
+        torch = require("torch", "finetune")
+        longest = max(len(ids) for ids in prompts)
+        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+        mask = torch.zeros_like(ids)
+        for row, prompt in enumerate(prompts):
+            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+            mask[row, longest - len(prompt) :] = 1
+        mask = mask.to(self.device)
+        return {"input_ids": ids.to(self.device), "attention_mask": mask, "position_ids": _positions(mask)}
+
+
+def _positions(mask: Any) -> Any:
+    return (mask.cumsum(-1) - 1).clamp(min=0)

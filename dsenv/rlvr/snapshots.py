@@ -1,0 +1,82 @@
+"""Training that was interrupted goes on: a snapshot of policy, optimiser, replay buffer, costs and controller in one file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dsenv.errors import InputError, require
+from dsenv.files import atomic_write
+from dsenv.rlvr.controllers.controller import Controller
+from dsenv.rlvr.grpo import GRPO
+
+VERSION = 1
+Arrays = dict[str, npt.NDArray[Any]]
+
+
+def save_snapshot(path: str | Path, training: GRPO, controller: Controller, notes: Mapping[str, Any] | None = None) -> Path:
+    """Write where a run is, atomically: one safetensors file, no pickle.
+
+    Args:
+        path: the file.
+        training: between two rounds.
+        controller: of the run.
+        notes: JSON-able, given back by ``load_snapshot``.
+    """
+    path = Path(path)
+    arrays: Arrays = {f"training/{name}": value for name, value in training.state().items()}
+    arrays |= {f"controller/{name}": np.asarray(value) for name, value in controller.state().items()}
+    meta = {**_identity(training, controller), "notes": dict(notes or {}), "counts": training.counts()}
+    with atomic_write(path) as temporary:
+        require("safetensors.numpy", "finetune").save_file(
+            {name: np.ascontiguousarray(value) for name, value in arrays.items()},
+            temporary,
+            metadata={"dsenv": json.dumps(meta)},
+        )
+    return path
+
+
+def load_snapshot(path: str | Path, training: GRPO, controller: Controller) -> dict[str, Any]:
+    """Put a training and its controller where a snapshot was taken, and return the snapshot's notes.
+
+    Raises:
+        InputError: where the file is no snapshot, is damaged, or is of other questions, another policy, other settings,
+            another seed or another controller.
+    """
+    path = Path(path)
+    safetensors = require("safetensors", "finetune")
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            meta = json.loads((file.metadata() or {})["dsenv"])
+            arrays: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
+    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+        raise InputError(f"{str(path)!r} is no snapshot or is damaged: {error}") from error
+    for name, expected in _identity(training, controller).items():
+        if meta.get(name) != expected:
+            raise InputError(f"snapshot {str(path)!r} is of another {name}: {meta.get(name)!r}, not {expected!r}")
+    parts: dict[str, Arrays] = {"training": {}, "controller": {}}
+    for name, value in arrays.items():
+        owner, _, rest = name.partition("/")
+        parts[owner][rest] = value
+    training.put_state(parts["training"], meta["counts"])
+    controller.restore(parts["controller"])
+    notes: dict[str, Any] = meta["notes"]
+    return notes
+
+
+def _identity(training: GRPO, controller: Controller) -> dict[str, Any]:
+    """Return what a snapshot fits to, by words for an error."""
+    return {
+        "version": VERSION,
+        "question set": training.questions.digest,
+        "policy": training.policy.name,
+        "settings": asdict(training.settings),
+        "seed": training.seed,
+        "controller": type(controller).__name__,
+    }
