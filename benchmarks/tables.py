@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from benchmarks import end_to_end, fidelity, leaderboard, learning, proxy_variants, scaling, target_report, throughput
+from benchmarks import end_to_end, fidelity, leaderboard, learning, proxy_variants, rlvr, scaling, target_report, throughput
 from benchmarks.records import RESULTS, read_record
 from dsenv.env import DataSelectEnv
 from dsenv.evaluation import reference_scores
@@ -15,7 +15,10 @@ from dsenv.task import SelectionTask
 NAMED = "guided"
 LEADERBOARD_IDS = ("DataSelect-GooglePlayNoisy-v0", "DataSelect-GooglePlay-v0 paper")
 ROOT = Path(__file__).parent.parent
-PAGES = (ROOT / "README.md", *(ROOT / "docs" / name for name in ("agents.md", "proxies.md", "target.md", "target_head.md")))
+PAGES = (
+    ROOT / "README.md",
+    *(ROOT / "docs" / name for name in ("agents.md", "proxies.md", "target.md", "target_head.md", "rlvr.md")),
+)
 
 
 def ids() -> str:
@@ -63,6 +66,9 @@ def rendered() -> dict[str, str]:
     tables["leaderboard difference"] = leaderboard.difference_table(differences)
     tables["leaderboard variants"] = leaderboard.difference_table(record["variants"])
     tables["leaderboard transfer"] = leaderboard.transfer_table(record)
+    record = read_record(RESULTS / "rlvr.json")
+    tables["rlvr"] = rlvr.table(record)
+    tables["rlvr difficulty"] = rlvr.difficulty_table(record)
     tables["target time"] = target_report.time_table(read_record(RESULTS / "target_time.json"))
     return {**tables, **target_report.named_tables(read_record(RESULTS / "target.json"))}
 

@@ -1,14 +1,16 @@
 """Make the embedded policy of the arithmetic questions: ``python -m benchmarks.warm_policy [--out FOLDER]``.
 
-A Llama with random weights is trained by supervised steps, first on right answers, then on answers of which a share that
-grows with the level is right for another task: sums for differences, copies for reverses. So it can do more than it mostly
-does: easy questions are solved, hard ones now and then or never. That is the start that GRPO needs; what the policy cannot do
-at all, a few thousand rollouts do not teach it. Questions of the registered set are left out, but for the smallest numbers.
+A Llama with random weights is trained by supervised steps: first on right answers up to the level that it is to be able of,
+then on all levels, with answers of which a share that grows with the level is right for another task (differences for sums,
+copies for reverses). So it can do more than it mostly does: easy questions are solved, harder ones now and then, the hardest
+never. GRPO needs such a start: what a policy of this size cannot do at all, some thousand rollouts do not teach it. Questions
+of the registered set are left out, but for the smallest numbers.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,9 +28,9 @@ SIZES = {
     "hidden_size": 96, "intermediate_size": 256, "num_hidden_layers": 3, "num_attention_heads": 4, "num_key_value_heads": 4,
 }  # fmt: skip
 CONTEXT = 48
-LEVEL_WEIGHTS = (1.0, 1.0, 0.8, 0.5, 0.3)
-WRONG_SHARES = (0.02, 0.3, 0.5, 0.7, 0.85)  # of a level's answers, in the second phase
-STEPS = (4500, 500)  # of the two phases
+ABLE = {"add": 5, "subtract": 5, "multiply": 2, "modulo": 1, "chain": 5, "copy": 8, "reverse": 8}  # levels of the first phase
+WRONG_SHARES = (0.0, 0.0, 0.5, 0.9, 0.98, 1.0, 1.0, 1.0)  # of a level's answers, in the second phase
+STEPS = (4500, 600)  # of the two phases
 LEARNING_RATES = ((2e-3, 3e-4), (1e-3, 1e-5))  # at the first and last step of each
 BATCH, WARMUP = 256, 100
 SAMPLES = 8  # completions of a question in the report
@@ -75,7 +77,7 @@ def warm_up(out: Path, steps: Sequence[int], seed: int = 0) -> None:
     for phase, count in enumerate(steps):
         optimizer = torch.optim.AdamW(model.parameters(), lr=1.0, weight_decay=0.01)
         first, last = LEARNING_RATES[phase]
-        for step in track(range(count), f"phase {phase + 1}"):
+        for step in track(range(count), f"warm-up, phase {phase + 1}"):
             rate = (first + (last - first) * step / count) * min(1, (step + 1) / WARMUP)
             optimizer.param_groups[0]["lr"] = rate
             texts = [draw(rng, taken, wrong=phase == 1) for _ in range(BATCH)]
@@ -100,40 +102,43 @@ def warm_up(out: Path, steps: Sequence[int], seed: int = 0) -> None:
 def draw(rng: np.random.Generator, taken: set[str], *, wrong: bool) -> tuple[str, str]:
     """Return a question with an answer, right or, in a share of a level's, that of another task."""
     while True:
-        kind, level = list(KINDS)[rng.integers(len(KINDS))], int(rng.choice(LEVELS, p=LEVEL_SHARES))
-        prompt, answer = KINDS[kind](level + 1, rng)
-        if level == 0 or prompt not in taken:  # nearly all of the smallest numbers' questions are taken
+        kind = list(KINDS)[rng.integers(len(KINDS))]
+        level = int(rng.integers(1, (LEVELS if wrong else ABLE[kind]) + 1))
+        prompt, answer = KINDS[kind](level, rng)
+        if level == 1 or prompt not in taken:  # nearly all of the smallest numbers' questions are taken
             break
-    if wrong and rng.random() < WRONG_SHARES[level]:
+    if wrong and (level > ABLE[kind] or rng.random() < WRONG_SHARES[level - 1]):
         answer = other_answer(kind, prompt, answer)
     return prompt, answer
 
 
 def other_answer(kind: str, prompt: str, answer: str) -> str:
-    """Return the answer to another task: the difference for a sum, a copy for a reverse, a chain without its last term."""
+    """Return the answer to another task: the reverse for a copy, the sum for a product, signs turned round for a chain."""
     if kind in ("copy", "reverse"):
         return answer[::-1]
-    terms = [int(term) for term in re.findall("[+-]?[0-9]+" if kind == "chain" else "[0-9]+", prompt)]
-    if kind == "chain":
-        return str(sum(terms[:-1]))
-    return str(terms[0] - terms[1] if kind in ("add", "modulo") else terms[0] + terms[1])
+    if kind in ("subtract", "chain"):
+        return str(-int(answer))
+    a, b = (int(number) for number in re.findall("[0-9]+", prompt))
+    return str(a + b if kind == "multiply" else a - b)
 
 
 def report(folder: Path) -> None:
     """Print the pass rates of sampled completions of the reference questions, by kind and level."""
     whole = arithmetic_questions()
     questions = whole.reference
-    found = Policy(str(folder), max_new_tokens=LONGEST).complete(questions.prompts, SAMPLES, 1.0, generator(0, "warm-up report"))
+    found = Policy(str(folder), max_new_tokens=LONGEST).complete(
+        questions.prompts, SAMPLES, 1.0, generator(0, "warm-up report")
+    )
     answers = [answer for answer in questions.answers for _ in range(SAMPLES)]
     right = [text is not None and whole.check(text, answer) for text, answer in zip(found.texts, answers, strict=True)]
     rates = np.array(right).reshape(-1, SAMPLES).mean(1)
     table = np.array([rates[questions.cluster == k].mean() for k in range(len(whole.clusters))]).reshape(-1, LEVELS)
     for kind, row in zip(KINDS, table, strict=True):
         print(f"{kind:9}" + " ".join(f"{value:.2f}" for value in row))
-    print(f"mean {rates.mean():.3f}; always {(rates == 1).mean():.2f}, never {(rates == 0).mean():.2f} of the questions", flush=True)
-
-
-LEVEL_SHARES = np.array(LEVEL_WEIGHTS) / sum(LEVEL_WEIGHTS)
+    print(
+        f"mean {rates.mean():.3f}; always {(rates == 1).mean():.2f}, never {(rates == 0).mean():.2f} of the questions",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -142,6 +147,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, nargs=2, default=STEPS, help="of the two phases (default: %(default)s)")
     parser.add_argument("--out", type=Path, default=EMBEDDED)
     options = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     warm_up(options.out, options.steps)
 
 

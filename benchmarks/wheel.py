@@ -12,6 +12,8 @@ NEEDED = (
     "dsenv/tasks/constants.json",
     "dsenv/tasks/leaderboard.json",
     "dsenv/policies/pretrained.safetensors",
+    "dsenv/policies/arithmetic/model.safetensors",
+    "dsenv/policies/arithmetic/tokenizer.json",
 )
 
 

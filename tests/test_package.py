@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent
 # The order in which the data walks through the house: a module imports only modules above it.
 ORDER = (
     "registration", "errors", "files", "progress", "seeding", "stats", "dataset", "blocks", "encoders", "clustering",
-    "task", "reduction", "building", "picks", "metrics", "selection", "training", "llama2c", "proxies", "proxies.scoring",
+    "task", "reduction", "building", "picks", "metrics", "selection", "training", "causal", "llama2c", "proxies", "proxies.scoring",
     "proxies.ridge", "proxies.lower_confidence", "proxies.ridge_torch", "proxies.table", "proxies.trained",
     "proxies.probe", "proxies.finetune", "features", "proxies.reward_models", "proxies.surrogate", "proxies.entries",
     "proxies.store", "proxies.stored", "proxies.pool", "synthetic", "rendering", "episodes", "env", "vector_env",
@@ -23,9 +23,12 @@ ORDER = (
     "selectors.facility_location", "selectors.herding", "selectors.density", "selectors.semdedup", "selectors.d2_pruning",
     "selectors.dsir", "selectors.el2n", "selectors.forgetting", "selectors.s2l", "selectors.pvi", "selectors.influence",
     "selectors.knn_shapley", "selectors.agreement", "selectors.craig", "selectors.gradmatch", "selectors.glister",
-    "selectors.gradients", "selectors.less", "selectors.trak", "selectors.causal", "selectors.prompts",
+    "selectors.gradients", "selectors.less", "selectors.trak", "selectors.prompts",
     "selectors.ask_llm", "selectors.ufo", "selectors.data_whisperer", "selectors", "finalists",
-    "baselines", "evaluation", "leaderboard", "finetuning", "cli",
+    "baselines", "evaluation", "leaderboard", "finetuning", "rlvr", "rlvr.checkers", "rlvr.questions", "rlvr.arithmetic",
+    "rlvr.gsm8k", "rlvr.policy", "rlvr.replay", "rlvr.loss", "rlvr.training", "rlvr.grpo", "rlvr.simulator",
+    "rlvr.difficulty", "rlvr.controllers.controller", "rlvr.controllers.uniform", "rlvr.controllers.difficulty",
+    "rlvr.controllers.dots", "rlvr.controllers", "rlvr.snapshots", "rlvr.runs", "rlvr.env", "cli",
 )  # fmt: skip
 EXEMPT = {"__init__"}  # resolves names lazily
 TEST_READERS = {
@@ -36,6 +39,10 @@ TEST_READERS = {
     "evaluation",
     "leaderboard",
     "finetuning",
+    "rlvr.questions",
+    "rlvr.arithmetic",
+    "rlvr.gsm8k",
+    "rlvr.runs",
 }  # make or hold test rows, or score them last
 
 
@@ -156,7 +163,7 @@ def test_readme_is_short_and_the_pages_say_what_is_committed():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) < 200
     learned = [f"learning {id}" for id in learning.IDS]
-    measured = {"fidelity", "fidelity short", "proxy variants", "throughput", "scaling"}
+    measured = {"fidelity", "fidelity short", "proxy variants", "throughput", "scaling", "rlvr", "rlvr difficulty"}
     others = {name for name in rendered() if not name.startswith(("leaderboard", "target"))}
     assert others == {"ids", *learned, "end_to_end noise=0.0", "end_to_end noise=0.4", *measured}
     for block in read_record(RESULTS / "learning.json").values():
@@ -185,6 +192,20 @@ def test_the_leaderboard_is_complete_and_bundled():
         for agent in (*searches, "guided", "pretrained"):
             assert all(seeds[problem, agent, budget] == 10 for budget in (256, 1024, 4096))
     assert not any(row.get("failed") for row in record["summary"])
+
+
+def test_the_rlvr_record_is_complete():
+    """Every controller with five seeds, and the fields that others read."""
+    from benchmarks.records import RESULTS, read_record
+    from benchmarks.rlvr import VARIANTS, Plan, same, stored
+
+    record = read_record(RESULTS / "rlvr.json")
+    assert set(record["controllers"]) == set(VARIANTS) >= {"uniform", "difficulty", "dots", "dots_replay", "uniform_replay"}
+    for name, row in record["controllers"].items():
+        assert row["runs"] == 5
+        for field in ("pass_rate", "rollouts", "steps", "seconds"):
+            assert set(row[field]) == {"value", "low", "high", "reached"} and row[field]["low"] <= row[field]["value"]
+        assert [run["seed"] for run in stored(RESULTS / "rlvr", name) if same(run, Plan())] == [0, 1, 2, 3, 4]
 
 
 def test_versions_agree():

@@ -27,10 +27,10 @@ def solve(prompt):
 
 def test_arithmetic_questions_are_right_graded_and_disjoint():
     questions = arithmetic_questions()
-    assert len(questions.clusters) == len(KINDS) * LEVELS == 35
+    assert len(questions.clusters) == len(KINDS) * LEVELS == 56
     seen = set()
     for part, found in questions.parts.items():
-        assert np.array_equal(np.bincount(found.cluster), np.full(35, PART_SIZES[part]))
+        assert np.array_equal(np.bincount(found.cluster), np.full(56, PART_SIZES[part]))
         assert [solve(prompt) for prompt in found.prompts] == found.answers
         assert set("".join(found.prompts + found.answers)) <= set(ALPHABET)
         assert max(map(len, found.answers)) < LONGEST
@@ -152,8 +152,8 @@ def test_questions_can_be_left_out(caplog):
     questions = arithmetic_questions()
     with caplog.at_level("INFO"):
         kept = questions.kept(lambda prompt: prompt[0] not in "<>")
-    assert kept.meta["kept"]["train"] == "1200 of 1680" and "1200 of 1680" in caplog.text
-    assert len(kept.train) == 1200 and "kept" not in questions.meta
+    assert kept.meta["kept"]["train"] == "1920 of 2688" and "1920 of 2688" in caplog.text
+    assert len(kept.train) == 1920 and "kept" not in questions.meta
     with pytest.raises(InputError, match="'train' is empty"):
         questions.kept(lambda prompt: False)
 

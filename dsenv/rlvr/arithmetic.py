@@ -13,15 +13,15 @@ from dsenv.seeding import generator
 
 LETTERS = "abcdefgh"
 ALPHABET = "0123456789+-*%=<>" + LETTERS
-LEVELS = 5
-PART_SIZES = {"train": 48, "reference": 12, "reward": 8, "test": 24}  # questions a cluster
+LEVELS = 8
+PART_SIZES = {"train": 48, "reference": 12, "reward": 6, "test": 16}  # questions a cluster
 OPERATIONS: dict[str, Callable[[int, int], int]] = {"+": add, "-": sub, "*": mul, "%": mod}
 LONGEST = 12  # characters of an answer, its end included
 Make = Callable[[int, np.random.Generator], tuple[str, str]]  # level -> a question and its answer
 
 
 def arithmetic_questions(seed: int = 0) -> QuestionSet:
-    """Generate arithmetic and string questions of five levels a kind; clusters are kind × level, K = 35.
+    """Generate arithmetic and string questions of eight levels a kind; clusters are kind × level, K = 56.
 
     Kinds: ``add``, ``subtract``, ``multiply``, ``modulo``, ``chain`` (sums and differences of digits, left to right),
     ``copy`` and ``reverse`` (of letters); a level adds digits, terms or letters. Answers are checked exactly. No question is
@@ -76,21 +76,21 @@ def _chain(level: int, rng: np.random.Generator) -> tuple[str, str]:
 
 
 def _copy(level: int, rng: np.random.Generator) -> tuple[str, str]:
-    letters = _letters(2 * level + 1, rng)
+    letters = _letters(level + 2, rng)
     return f">{letters}=", letters
 
 
 def _reverse(level: int, rng: np.random.Generator) -> tuple[str, str]:
-    letters = _letters(2 * level + 1, rng)
+    letters = _letters(level + 2, rng)
     return f"<{letters}=", letters[::-1]
 
 
-SUMS = ((1, 1), (2, 1), (2, 2), (3, 2), (3, 3))
+SUMS = ((1, 1), (2, 1), (2, 2), (3, 2), (3, 3), (4, 3), (4, 4), (5, 4))
 KINDS: dict[str, Make] = {
     "add": _digits("+", SUMS),
     "subtract": _digits("-", SUMS),
     "multiply": _digits("*", SUMS),
-    "modulo": _digits("%", ((2, 1), (3, 1), (2, 2), (3, 2), (4, 2))),
+    "modulo": _digits("%", ((2, 1), (3, 1), (2, 2), (3, 2), (4, 2), (4, 3), (5, 3), (5, 4))),
     "chain": _chain,
     "copy": _copy,
     "reverse": _reverse,

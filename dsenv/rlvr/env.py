@@ -47,7 +47,7 @@ class DataSelectRLVREnv(gym.Env[Any, Any]):
 
     Info:
         ``action_mask`` int8 (K,): all 1. ``score``: the pass rate. ``rollouts``: charged so far. ``evaluation_rollouts``: for
-        the pass rate, not charged. ``signal``: share of the round's groups that had rights and wrongs. At the end ``counts``
+        pass rates since the reset, not charged. ``signal``: share of the round's groups that had rights and wrongs. At the end ``counts``
         (K,): rounds of each cluster.
 
     Arguments:
@@ -141,14 +141,15 @@ class DataSelectRLVREnv(gym.Env[Any, Any]):
             raise InputError(f"unknown reset options {', '.join(map(repr, options))}; allowed: none")
         drawn = int(self.np_random.integers(2**31))
         self.training.restart(drawn)
+        if self._first_score is None:
+            self._first_score = self._pass_rate()
+            self.training.restart(drawn)  # its rollouts are not this episode's
         self._orders = [generator(drawn, f"order of cluster {k}").permutation(ids) for k, ids in enumerate(self._members)]
         count = len(self._members)
         self.counts: Ints = np.zeros(count, np.int64)
         self._difficulty: Doubles = np.full(count, UNKNOWN)
         self._asked = np.full(count, -1)
-        if self._first_score is None:
-            self._first_score = self._pass_rate()
-        self._first = self.score = self._first_score
+        self.score = self._first_score
         self._signal, self._over = 0.0, False
         return self._observe(), self._info()
 
@@ -266,7 +267,7 @@ def make_training(
     """
     if policy is None:
         raise InputError(
-            f"questions {questions.name!r}: policy is missing: give policy= a causal checkpoint's folder or hub name"
+            f"policy is missing for questions {questions.name!r}: give policy= a causal checkpoint's folder or hub name"
         )
     if isinstance(policy, str) and policy == "simulator":
         if embedding_clusters is not None:

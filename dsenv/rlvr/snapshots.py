@@ -35,7 +35,7 @@ def save_snapshot(path: str | Path, training: GRPO, controller: Controller, note
     meta = {**_identity(training, controller), "notes": dict(notes or {}), "counts": training.counts()}
     with atomic_write(path) as temporary:
         require("safetensors.numpy", "finetune").save_file(
-            {name: np.ascontiguousarray(value) for name, value in arrays.items()},
+            {name: np.array(value, order="C") for name, value in arrays.items()},
             temporary,
             metadata={"dsenv": json.dumps(meta)},
         )

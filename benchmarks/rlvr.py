@@ -1,0 +1,361 @@
+"""Which questions to train on: controllers of a policy in training by GRPO, at equal rollouts, steps and seconds.
+
+``python -m benchmarks.rlvr [--controllers NAME ...] [--seeds 5] [--quick] [--json F] [--jobs 2]``
+
+Every run is stored when it is done (``results/rlvr/<controller>.jsonl``) and a run that was stopped goes on from its snapshot;
+a second call goes on where the first was stopped. ``--questions gsm8k --policy FOLDER`` is the same for a real model.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.records import RESULTS, provenance
+from dsenv.errors import InputError, check_whole, one_of
+from dsenv.files import atomic_write
+from dsenv.stats import mean_interval, percentile_interval
+
+RESAMPLES = 2000
+REPLAY = {"fresh": 0.5}
+TUNING_SEEDS = (100, 101, 102)  # settings were chosen on these; results are of 0, 1, ...
+PLOT = Path(__file__).parent.parent / "docs" / "rlvr.png"
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A controller with its options and what of the trainer's settings differs from the others'."""
+
+    controller: str
+    options: dict[str, Any] = field(default_factory=dict)
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+DOTS: dict[str, Any] = {"reference": 32, "refresh": 4}
+VARIANTS = {
+    "uniform": Variant("uniform"),
+    "uniform_replay": Variant("uniform", settings=REPLAY),
+    "difficulty": Variant("difficulty"),
+    "difficulty_replay": Variant("difficulty", settings=REPLAY),
+    "dots": Variant("dots", DOTS),
+    "dots_replay": Variant("dots", DOTS, REPLAY),
+}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all runs share."""
+
+    questions: str = "arithmetic"
+    policy: str = "arithmetic"
+    rollouts: int = 40_960
+    every: int = 5
+    max_new_tokens: int = 12
+    max_prompt_tokens: int | None = None
+    settings: dict[str, Any] = field(default_factory=lambda: {"batch": 64, "group": 8})
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps that the budget pays without replay and reference questions."""
+        return self.rollouts // (self.settings["batch"] * self.settings["group"])
+
+
+QUICK = Plan(rollouts=1024, every=2, settings={"batch": 16, "group": 8})
+Job = tuple[str, int]  # variant, seed
+Run = dict[str, Any]
+
+
+def run(plan: Plan, name: str, seed: int, snapshot: Path | None) -> Run:
+    """Train once, to the plan's rollouts and to its steps, whichever comes last."""
+    import torch
+
+    from dsenv.rlvr.controllers import make_controller
+    from dsenv.rlvr.env import load_questions, make_training
+    from dsenv.rlvr.grpo import GRPO
+    from dsenv.rlvr.runs import train
+    from dsenv.rlvr.training import Settings
+
+    torch.set_num_threads(1)
+    variant = VARIANTS[name]
+    settings = Settings(**{**plan.settings, **variant.settings})
+    training = make_training(
+        load_questions(plan.questions),
+        plan.policy,
+        settings,
+        max_new_tokens=plan.max_new_tokens,
+        max_prompt_tokens=plan.max_prompt_tokens,
+        seed=seed,
+    )
+    if not isinstance(training, GRPO):
+        raise InputError("a simulated policy says nothing about training: policy must be a causal checkpoint")
+    controller = make_controller(variant.controller, training, **variant.options)
+    points = train(training, controller, rollouts=plan.rollouts, steps=plan.steps, every=plan.every, snapshot=snapshot)
+    if snapshot is not None:
+        snapshot.unlink(missing_ok=True)
+    return {**identity(plan, name, seed), "costs": asdict(training.costs), "points": [asdict(point) for point in points]}
+
+
+def identity(plan: Plan, name: str, seed: int) -> Run:
+    """Return what a stored run must agree with to be taken for this one."""
+    return {"controller": name, "seed": seed, "plan": asdict(plan), "variant": asdict(VARIANTS[name])}
+
+
+def stored(folder: Path, name: str) -> list[Run]:
+    """Return the stored runs of a variant."""
+    path = folder / f"{name}.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
+
+
+def perform(plan: Plan, jobs: Sequence[Job], processes: int, folder: Path) -> None:
+    """Do the runs that are not stored, seeds outermost, and store each when it is done."""
+    done = {(found["controller"], found["seed"]) for name, _ in jobs for found in stored(folder, name) if same(found, plan)}
+    left = [job for job in jobs if job not in done]
+    print(f"{len(left)} runs to do, {len(jobs) - len(left)} stored", flush=True)
+    started = time.perf_counter()
+    folder.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        waiting = {
+            pool.submit(run, plan, name, seed, folder / f".{name}-{seed}.safetensors"): (name, seed) for name, seed in left
+        }
+        for number, future in enumerate(as_completed(waiting), 1):
+            name, seed = waiting[future]
+            found = future.result()
+            others = [old for old in stored(folder, name) if not (old["seed"] == seed and same(old, plan))]
+            with atomic_write(folder / f"{name}.jsonl") as temporary:
+                rows = sorted([*others, found], key=lambda row: int(row["seed"]))
+                temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            last, rest = found["points"][-1], (time.perf_counter() - started) / number * (len(left) - number)
+            print(
+                f"{number}/{len(left)} {name} seed {seed}: pass rate {last['test']:.3f} after {last['rollouts']:,} rollouts, "
+                f"{last['steps']} steps, {last['seconds']:.0f} s; about {rest / 60:.0f} min left",
+                flush=True,
+            )
+
+
+def same(found: Run, plan: Plan) -> bool:
+    """Return whether a stored run is of this plan and of the variant as it is now."""
+    expected = json.loads(json.dumps(identity(plan, found["controller"], found["seed"])))
+    return all(found[key] == value for key, value in expected.items())
+
+
+def summarise(runs: dict[str, list[Run]], plan: Plan) -> dict[str, Any]:
+    """Return the pass rates at the plan's rollouts and steps, and what it took to reach uniform's mean final pass rate.
+
+    A run that never reaches it is censored: it counts with all that it spent, a lower bound, and ``reached`` tells how many did.
+    """
+    level = float(np.mean([at(found, "rollouts", plan.rollouts)["test"] for found in runs["uniform"]]))
+    record: dict[str, Any] = {"level": level, "controllers": {}, "curves": {}}
+    for name, found in runs.items():
+        crossings = [crossing(one, level) for one in found]
+        reached = sum(hit for _, hit in crossings)
+        row: dict[str, Any] = {"pass_rate": cell([at(one, "rollouts", plan.rollouts)["test"] for one in found], reached)}
+        for unit in ("rollouts", "steps", "seconds"):
+            row[unit] = cell([point[unit] for point, _ in crossings], reached)
+        row["pass_rate_at_equal_steps"] = cell([at(one, "steps", plan.steps)["test"] for one in found], reached)
+        row["signal"] = cell([float(np.mean([point["signal"] for point in one["points"][1:]])) for one in found], reached)
+        found_r = [point["correlation"] for one in found for point in one["points"] if point["correlation"] is not None]
+        row["correlation"] = float(np.mean(found_r)) if found_r else None
+        row["runs"] = len(found)
+        record["controllers"][name] = row
+        record["curves"][name] = curve(found)
+    record["savings"] = savings(runs, level)
+    record["by_difficulty"] = by_difficulty(runs, plan)
+    return record
+
+
+def at(found: Run, unit: str, limit: int) -> dict[str, Any]:
+    """Return a run's last point within a limit of rollouts or steps."""
+    within = [point for point in found["points"] if point[unit] <= limit]
+    last: dict[str, Any] = within[-1]
+    return last
+
+
+def crossing(found: Run, level: float) -> tuple[dict[str, Any], bool]:
+    """Return the first point at which a run's test pass rate is at the level, or its last point and False."""
+    for point in found["points"]:
+        if point["test"] >= level:
+            return point, True
+    return found["points"][-1], False
+
+
+def cell(values: Sequence[float], reached: int) -> dict[str, Any]:
+    """Return a mean with its 95% Student interval, none for one run."""
+    if len(values) < 2:
+        return {"value": float(values[0]), "low": None, "high": None, "reached": reached}
+    found = mean_interval(values)
+    return {"value": found.value, "low": found.low, "high": found.high, "reached": reached}
+
+
+def curve(found: Sequence[Run]) -> dict[str, Any]:
+    """Return the mean test pass rate with its interval at every point that all runs have."""
+    count = min(len(one["points"]) for one in found)
+    rows = [[one["points"][place] for one in found] for place in range(count)]
+    rates = [cell([point["test"] for point in row], 0) for row in rows]
+    return {
+        **{
+            unit: [float(np.mean([point[unit] for point in row])) for row in rows] for unit in ("rollouts", "steps", "seconds")
+        },
+        **{end: [rate[end] for rate in rates] for end in ("value", "low", "high")},
+    }
+
+
+def savings(runs: dict[str, list[Run]], level: float) -> dict[str, Any]:
+    """Return how much less than uniform each variant took to the level: 1 - ratio of means, with bootstrap intervals.
+
+    Seeds are resampled on both sides; the level stays.
+    """
+    found = {name: [crossing(one, level)[0] for one in ones] for name, ones in runs.items()}
+    rng = np.random.default_rng(0)
+    record: dict[str, Any] = {}
+    for name, points in found.items():
+        record[name] = {}
+        for unit in ("rollouts", "steps", "seconds"):
+            ours, theirs = (np.array([point[unit] for point in side], float) for side in (points, found["uniform"]))
+            draws = [values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1) for values in (ours, theirs)]
+            interval = percentile_interval(1 - ours.mean() / theirs.mean(), 1 - draws[0] / draws[1])
+            record[name][unit] = {"value": interval.value, "low": interval.low, "high": interval.high}
+    return record
+
+
+def by_difficulty(runs: dict[str, list[Run]], plan: Plan) -> dict[str, Any]:
+    """Return mean test pass rates of clusters that were hard, between and easy for the policy at the start."""
+    start = np.array([np.nan if rate is None else rate for rate in runs["uniform"][0]["points"][0]["by_cluster"]])
+    groups = {"below .2": start < 0.2, ".2 to .8": (start >= 0.2) & (start <= 0.8), "above .8": start > 0.8}
+    record: dict[str, Any] = {"clusters": {name: int(inside.sum()) for name, inside in groups.items()}}
+    rows = {"start": [runs["uniform"][0]["points"][0]]}
+    rows |= {name: [at(one, "rollouts", plan.rollouts) for one in found] for name, found in runs.items()}
+    for name, points in rows.items():
+        rates = np.array([[np.nan if rate is None else rate for rate in point["by_cluster"]] for point in points]).mean(0)
+        record[name] = {group: float(rates[inside].mean()) if inside.any() else None for group, inside in groups.items()}
+    return record
+
+
+def table(record: dict[str, Any]) -> str:
+    """Return the results as a table; a mean with censored runs in it is a lower bound and marked so."""
+    lines = [
+        "| controller | pass rate at equal rollouts | at equal steps | rollouts to uniform's level | steps | seconds | reached | "
+        "rollouts saved | seconds saved | groups with signal | correlation |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in record["controllers"].items():
+        saved = record["savings"][name]
+        censored = "≥ " if row["rollouts"]["reached"] < row["runs"] else ""
+        cells = [
+            name,
+            shown(row["pass_rate"], 3),
+            shown(row["pass_rate_at_equal_steps"], 3),
+            *(censored + shown(row[unit], 0) for unit in ("rollouts", "steps", "seconds")),
+            f"{row['rollouts']['reached']} of {row['runs']}",
+            *("" if name == "uniform" else shown(saved[unit], 2) for unit in ("rollouts", "seconds")),
+            f"{row['signal']['value']:.2f}",
+            "" if row["correlation"] is None else f"{row['correlation']:.2f}",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def difficulty_table(record: dict[str, Any]) -> str:
+    """Return the pass rates by difficulty as a table."""
+    groups = record["by_difficulty"]["clusters"]
+    lines = [f"| | {' | '.join(f'{name} at the start ({count} clusters)' for name, count in groups.items())} |"]
+    lines.append("|---" * (len(groups) + 1) + "|")
+    for name, row in record["by_difficulty"].items():
+        if name != "clusters":
+            lines.append(f"| {name} | {' | '.join('' if row[g] is None else f'{row[g]:.3f}' for g in groups)} |")
+    return "\n".join(lines)
+
+
+def shown(found: dict[str, Any], digits: int) -> str:
+    """Return a value with its interval."""
+    text = f"{found['value']:,.{digits}f}"
+    return text if found["low"] is None else f"{text} [{found['low']:,.{digits}f}, {found['high']:,.{digits}f}]"
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    """Draw the mean test pass rate against rollouts, steps and seconds."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    for axes, unit in zip(figure.subplots(1, 3, sharey=True), ("rollouts", "steps", "seconds"), strict=True):
+        for number, (name, curve) in enumerate(record["curves"].items()):
+            style: dict[str, Any] = {"color": f"C{number // 2}", "linestyle": "--" if name.endswith("replay") else "-"}
+            axes.plot(curve[unit], curve["value"], label=name, linewidth=1.4, **style)
+            if curve["low"][0] is not None:
+                axes.fill_between(curve[unit], curve["low"], curve["high"], color=style["color"], alpha=0.08, linewidth=0)
+        axes.axhline(record["level"], color="0.6", linewidth=0.8)
+        axes.set_xlabel({"rollouts": "rollouts charged", "steps": "optimiser steps", "seconds": "training seconds"}[unit])
+    figure.axes[0].set_ylabel("test pass rate (greedy)")
+    figure.axes[0].legend(fontsize="small", frameon=False, loc="lower right")
+    with atomic_write(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=120)
+
+
+def main() -> None:
+    """Run what is missing, summarise, write the record and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--controllers", nargs="+", default=list(VARIANTS), metavar="NAME", help=", ".join(VARIANTS))
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--quick", action="store_true", help="two seeds of short runs, stored nowhere unless --json is given")
+    parser.add_argument("--questions", default="arithmetic", help="or gsm8k, a folder, a hub name (default: %(default)s)")
+    parser.add_argument("--policy", default="arithmetic", help="or the folder or hub name of a causal checkpoint")
+    parser.add_argument("--rollouts", type=int, default=None, help=f"a run's budget (default: {Plan.rollouts:,})")
+    parser.add_argument("--max-new-tokens", type=int, default=Plan.max_new_tokens)
+    parser.add_argument("--max-prompt-tokens", type=int, default=None)
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="runs at a time, a thread each")
+    parser.add_argument("--json", type=Path, default=None, help="the record (default: results/rlvr.json)")
+    options = parser.parse_args()
+    check_whole("seeds", options.seeds, 1)
+    check_whole("jobs", options.jobs, 1)
+    names = list(dict.fromkeys(["uniform", *(one_of("controller", name, VARIANTS) for name in options.controllers)]))
+    plan = plan_of(options)
+    seeds = min(options.seeds, 2) if options.quick else options.seeds
+    default = RESULTS / "rlvr.json" if plan == Plan() else None
+    target = options.json or default
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) if target is None or options.quick else target.with_suffix("")
+        perform(plan, [(name, seed) for seed in range(seeds) for name in names], options.jobs, folder)
+        runs = {name: [found for found in stored(folder, name) if same(found, plan)] for name in VARIANTS}
+    record = summarise({name: found for name, found in runs.items() if found}, plan)
+    told = {name: value for name, value in vars(options).items() if name not in ("json", "jobs") and value is not None}
+    told["controllers"] = " ".join(options.controllers)
+    record = {**provenance("benchmarks.rlvr", told), **record}
+    print(table(record), difficulty_table(record), sep="\n\n")
+    if not record["level"]:
+        print(
+            "\nThe policy answers no test question: nothing was learned, and every run is at uniform's level from the start."
+        )
+    if target is not None:
+        with atomic_write(target) as temporary_file:
+            temporary_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        if target == RESULTS / "rlvr.json":
+            draw(record, PLOT)
+
+
+def plan_of(options: argparse.Namespace) -> Plan:
+    """Return the plan that the command line asks for."""
+    base = QUICK if options.quick else Plan()
+    return replace(
+        base,
+        questions=options.questions,
+        policy=options.policy,
+        rollouts=options.rollouts or base.rollouts,
+        max_new_tokens=options.max_new_tokens,
+        max_prompt_tokens=options.max_prompt_tokens,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""The policy: cached sampling against uncached, stored log-probabilities against a fresh pass, greedy against transformers."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dsenv.errors import InputError
+from dsenv.rlvr import policy as policy_module
+from dsenv.rlvr.arithmetic import arithmetic_questions
+from dsenv.rlvr.policy import Policy
+
+PROMPTS = ["the cat", "a", "in the beginning there was", "ab", "er the in"]
+
+
+@pytest.fixture(scope="module")
+def tiny(llama):
+    return Policy(llama, max_new_tokens=10)
+
+
+@pytest.fixture(scope="module")
+def embedded():
+    return Policy()
+
+
+def draw(policy, prompts=PROMPTS, group=4, temperature=1.0, seed=0, **keywords):
+    return policy.complete(prompts, group, temperature, np.random.default_rng(seed), **keywords)
+
+
+def same(a, b, tolerance=2e-5):
+    assert np.array_equal(a.tokens, b.tokens) and np.array_equal(a.lengths, b.lengths) and a.texts == b.texts
+    assert a.logprobs == pytest.approx(b.logprobs, abs=tolerance)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.7, 1.0])
+def test_the_cache_changes_no_token(tiny, embedded, temperature):
+    same(draw(tiny, temperature=temperature), draw(tiny, temperature=temperature, cache=False))
+    questions = arithmetic_questions().reward.prompts[::7]
+    with_cache = draw(embedded, questions, temperature=temperature)
+    same(with_cache, draw(embedded, questions, temperature=temperature, cache=False))
+    assert len(set(with_cache.lengths.tolist())) > 3  # some ended long before others
+
+
+def test_the_cache_changes_no_token_of_a_real_checkpoint(stories):
+    policy = Policy(str(stories[1]), max_new_tokens=24)
+    prompts = ["Once upon a time", "Lily and Ben", "The dog was very"]
+    same(draw(policy, prompts), draw(policy, prompts, cache=False))
+
+
+def test_batches_change_no_token(embedded, monkeypatch):
+    questions = arithmetic_questions().reward.prompts[::9]
+    whole = draw(embedded, questions)
+    monkeypatch.setitem(policy_module.BATCH_TOKENS, "cpu", 150)
+    same(draw(embedded, questions), whole)
+
+
+def test_greedy_completions_are_those_of_transformers(embedded):
+    for prompt in arithmetic_questions().reward.prompts[::20]:
+        ids = torch.tensor(embedded.prompt_ids([prompt]))
+        expected = embedded.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=12, do_sample=False)
+        found = draw(embedded, [prompt], 1, 0.0)
+        assert found.tokens[0, : found.lengths[0]].tolist() == expected[0, ids.shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0])
+def test_stored_log_probabilities_are_those_of_a_fresh_pass(embedded, temperature):
+    questions = arithmetic_questions().reward.prompts[::11]
+    found = draw(embedded, questions, temperature=temperature)
+    prompts = [ids for ids in embedded.prompt_ids(questions) for _ in range(4)]
+    with torch.no_grad():
+        fresh = embedded.logprobs(prompts, found.tokens, temperature).numpy()
+    assert fresh[found.mask] == pytest.approx(found.logprobs[found.mask], abs=2e-5)
+    assert not found.logprobs[~found.mask].any() and not found.tokens[~found.mask].any()
+
+
+def test_draws_follow_the_distribution(embedded):
+    prompt = arithmetic_questions().reward.prompts[8]
+    ids = torch.tensor(embedded.prompt_ids([prompt]))
+    with torch.no_grad():
+        expected = torch.softmax(embedded.model(ids).logits[0, -1].double(), -1).numpy()
+    first = draw(embedded, [prompt], 4000).tokens[:, 0]
+    shares = np.bincount(first, minlength=len(expected)) / 4000
+    assert np.abs(shares - expected).max() < 4 * np.sqrt(0.25 / 4000)
+
+
+def test_a_completion_that_is_cut_off_has_no_text(tiny, embedded):
+    found = draw(tiny)
+    for text, length, tokens in zip(found.texts, found.lengths, found.tokens, strict=True):
+        ended = bool(np.isin(tokens[:length], tiny.ends).any())
+        assert (text is not None) == ended and (ended or length == 10)
+    assert None in found.texts
+    assert all(text is not None for text in draw(embedded, ["1+1="]).texts)
+
+
+def test_embeddings_are_means_over_the_prompt(embedded, monkeypatch):
+    questions = arithmetic_questions().reward.prompts[::11]
+    found = embedded.embed(questions)
+    ids = torch.tensor(embedded.prompt_ids([questions[3]]))
+    with torch.no_grad():
+        hidden = embedded.model(ids, output_hidden_states=True).hidden_states[-1]
+    assert found[3] == pytest.approx(hidden[0].mean(0).numpy(), abs=1e-5)
+    monkeypatch.setitem(policy_module.BATCH_TOKENS, "cpu", 60)
+    assert embedded.embed(questions) == pytest.approx(found, abs=1e-5)
+
+
+def test_a_chat_template_is_used(llama, tmp_path):
+    folder = Path(shutil.copytree(llama, tmp_path / "chat"))
+    (folder / "chat_template.jinja").write_text(
+        "{% for m in messages %}[{{ m.content }}]{% endfor %}{% if add_generation_prompt %} is{% endif %}"
+    )
+    chat, plain = Policy(str(folder)), Policy(llama)
+    assert chat.tokenizer.decode(chat.prompt_ids(["ab"])[0]).strip().endswith("[ab] is")
+    assert chat.prompt_length("ab") == len(chat.prompt_ids(["ab"])[0]) > plain.prompt_length("ab")
+
+
+def test_the_embedded_policy_is_small_and_safe():
+    folder = policy_module.EMBEDDED
+    assert sum(path.stat().st_size for path in folder.iterdir()) < 3e6
+    assert {path.suffix for path in folder.iterdir()} <= {".json", ".safetensors"}
+    policy = Policy()
+    assert sum(weight.numel() for weight in policy.model.parameters()) <= 500_000
+    assert type(policy.model).__name__ == "LlamaForCausalLM"
+
+
+def test_bad_checkpoints_and_prompts_are_named(llama, tmp_path):
+    with pytest.raises(InputError, match="prompt '>abcdefgh=' has 11 tokens: .* reads 1 to 8"):
+        Policy(max_new_tokens=40).prompt_ids([">abcdefgh="])
+    bare = Path(shutil.copytree(llama, tmp_path / "bare"))
+    for path in bare.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(InputError, match="tokenizer of model .* cannot be read|has no fast tokenizer"):
+        Policy(str(bare))
+    endless = Path(shutil.copytree(llama, tmp_path / "endless"))
+    config = (endless / "config.json").read_text().replace('"eos_token_id": 2', '"eos_token_id": null')
+    (endless / "config.json").write_text(config)
+    for path in endless.glob("generation_config.json"):
+        path.unlink()
+    with pytest.raises(InputError, match="has no end token"):
+        Policy(str(endless))
+    with pytest.raises(InputError, match="max_new_tokens 0"):
+        Policy(max_new_tokens=0)
+    with pytest.raises(InputError, match="cannot be read"):
+        Policy(str(tmp_path / "nothing"))
