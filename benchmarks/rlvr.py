@@ -68,7 +68,7 @@ class Plan:
     @property
     def steps(self) -> int:
         """Optimiser steps that the budget pays without replay and reference questions."""
-        return self.rollouts // (self.settings["batch"] * self.settings["group"])
+        return self.rollouts // int(self.settings["batch"] * self.settings["group"])
 
 
 QUICK = Plan(rollouts=1024, every=2, settings={"batch": 16, "group": 8})
@@ -152,7 +152,7 @@ def same(found: Run, plan: Plan) -> bool:
 def summarise(runs: dict[str, list[Run]], plan: Plan) -> dict[str, Any]:
     """Return the pass rates at the plan's rollouts and steps, and what it took to reach uniform's mean final pass rate.
 
-    A run that never reaches it is censored: it counts with all that it spent, a lower bound, and ``reached`` tells how many did.
+    A run that never reaches it is censored: it counts with all that it spent, a lower bound; ``reached`` tells how many did.
     """
     level = float(np.mean([at(found, "rollouts", plan.rollouts)["test"] for found in runs["uniform"]]))
     record: dict[str, Any] = {"level": level, "controllers": {}, "curves": {}}
@@ -244,8 +244,8 @@ def by_difficulty(runs: dict[str, list[Run]], plan: Plan) -> dict[str, Any]:
 def table(record: dict[str, Any]) -> str:
     """Return the results as a table; a mean with censored runs in it is a lower bound and marked so."""
     lines = [
-        "| controller | pass rate at equal rollouts | at equal steps | rollouts to uniform's level | steps | seconds | reached | "
-        "rollouts saved | seconds saved | groups with signal | correlation |",
+        "| controller | pass rate at equal rollouts | at equal steps | rollouts to uniform's level | steps | seconds "
+        "| reached | rollouts saved | seconds saved | groups with signal | correlation |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in record["controllers"].items():

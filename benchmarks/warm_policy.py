@@ -90,7 +90,7 @@ def warm_up(out: Path, steps: Sequence[int], seed: int = 0) -> None:
             logits = model(input_ids=batch, attention_mask=(batch > 0).long()).logits
             loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=-100)
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
         model.save_pretrained(out)

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parent.parent
 # The order in which the data walks through the house: a module imports only modules above it.
 ORDER = (
     "registration", "errors", "files", "progress", "seeding", "stats", "dataset", "blocks", "encoders", "clustering",
-    "task", "reduction", "building", "picks", "metrics", "selection", "training", "causal", "llama2c", "proxies", "proxies.scoring",
-    "proxies.ridge", "proxies.lower_confidence", "proxies.ridge_torch", "proxies.table", "proxies.trained",
+    "task", "reduction", "building", "picks", "metrics", "selection", "training", "causal", "llama2c", "proxies",
+    "proxies.scoring", "proxies.ridge", "proxies.lower_confidence", "proxies.ridge_torch", "proxies.table", "proxies.trained",
     "proxies.probe", "proxies.finetune", "features", "proxies.reward_models", "proxies.surrogate", "proxies.entries",
     "proxies.store", "proxies.stored", "proxies.pool", "synthetic", "rendering", "episodes", "env", "vector_env",
     "wrappers", "policy", "search.evaluator", "search.moves", "search.simple", "search.greedy", "search.swap",

@@ -1,5 +1,6 @@
 """GRPO: published oracles, the gradient against finite differences, and what a run costs, repeats and goes on from."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -109,7 +110,7 @@ def test_the_buffer_keeps_the_newest_groups_with_signal():
 # the update
 
 
-def losses(training, batch, stale_start=None):
+def losses(training, batch, stale_start=None, reference=None):
     """The loss of a batch by plain loops over completions, as a function of the weights as they are now."""
     total, tokens = 0.0, 0
     found = advantages(batch.rewards, training.settings.advantages)
@@ -119,11 +120,14 @@ def losses(training, batch, stale_start=None):
             length = batch.lengths[row, member]
             written = batch.tokens[row, member, :length]
             ids = torch.tensor([[*prompt, *written]])
-            logits = training.policy.model(ids).logits[0, len(prompt) - 1 : -1] / training.settings.temperature
-            current = logits.log_softmax(-1)[torch.arange(length), torch.tensor(written)]
+            models = [training.policy.model] + ([] if reference is None else [reference])
+            logits = [model(ids).logits[0, len(prompt) - 1 : -1] / training.settings.temperature for model in models]
+            current, *other = (one.log_softmax(-1)[torch.arange(length), torch.tensor(written)] for one in logits)
             behaviour = torch.as_tensor(batch.logprobs[row, member, :length], dtype=current.dtype)
             begun = current.detach() if stale_start is None else stale_start[row][member]
             total = total - objective(current, begun, behaviour, float(found[row, member]), training.settings.clip).sum()
+            if reference is not None:
+                total = total + training.settings.kl * kl_estimate(current, other[0].detach()).sum()
             tokens += int(length)
     return total / tokens
 
@@ -155,6 +159,38 @@ def test_the_gradient_is_that_of_the_loss_and_of_finite_differences(questions):
                 weight += step * gradient / norm
             ends.append(losses(training, older, start).item())
     assert (ends[0] - ends[1]) / (2 * size) == pytest.approx(norm.item(), rel=1e-3)
+
+
+def test_the_gradient_with_a_divergence_term(questions):
+    """Every group is in the pass, and the reference is the policy that training began with."""
+    training = made(questions, kl=0.3, learning_rate=1e-3, warmup=1, temperature=0.8)
+    initial = copy.deepcopy(training.policy.model)
+    training.round(ids_of(training))
+    assert training.costs.gradient_passes == training.costs.scored == 24
+    batch = training.roll_out(ids_of(training, 1))
+    training.optimizer.step = lambda: None
+    training.settings = replace(training.settings, max_grad_norm=1e6)
+    training._update(batch, 0)
+    ours = [weight.grad.clone() for weight in training.policy.model.parameters()]
+    training.optimizer.zero_grad()
+    losses(training, batch, reference=initial).backward()
+    for weight, gradient in zip(training.policy.model.parameters(), ours, strict=True):
+        assert torch.allclose(weight.grad, gradient, atol=1e-6)
+    assert not equal(weights(training), [weight.detach() for weight in initial.parameters()])
+
+
+def test_later_minibatches_are_clipped_around_where_the_update_began(questions):
+    """Two optimiser steps on the same groups: a large first step leaves tokens outside the band, whose gradient is 0."""
+    training = made(questions, batch=8, minibatches=2, learning_rate=3e-2, warmup=1)
+    batch = training.roll_out(np.arange(16, 24) + 48 * 2)
+    begun = weights(training)
+    with torch.no_grad():
+        before = training._logprobs(batch)
+    training._update(batch, 8)  # taken as replayed: π_o is computed anew, and equals what was stored
+    assert training.costs.scored == 4 * batch.signal.sum() and training.costs.steps == 2
+    with torch.no_grad():
+        change = (training._logprobs(batch) - before).exp()
+    assert not equal(begun, weights(training)) and ((change < 0.8) | (change > 1.2)).any()
 
 
 def test_the_objective_of_stale_data_against_finite_differences():

@@ -47,8 +47,8 @@ class DataSelectRLVREnv(gym.Env[Any, Any]):
 
     Info:
         ``action_mask`` int8 (K,): all 1. ``score``: the pass rate. ``rollouts``: charged so far. ``evaluation_rollouts``: for
-        pass rates since the reset, not charged. ``signal``: share of the round's groups that had rights and wrongs. At the end ``counts``
-        (K,): rounds of each cluster.
+        pass rates since the reset, not charged. ``signal``: share of the round's groups that had rights and wrongs. At the
+        end ``counts`` (K,): rounds of each cluster.
 
     Arguments:
         questions: ``arithmetic``, ``gsm8k`` (or another name, folder or hub name that ``gsm8k_questions`` takes), or a

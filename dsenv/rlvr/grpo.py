@@ -19,7 +19,7 @@ import numpy.typing as npt
 from dsenv.dataset import Ints
 from dsenv.errors import InputError, one_of, require
 from dsenv.metrics import Doubles
-from dsenv.rlvr.loss import advantages, objective
+from dsenv.rlvr.loss import advantages, kl_estimate, objective
 from dsenv.rlvr.policy import Completions, Floats, Policy
 from dsenv.rlvr.questions import Questions, QuestionSet
 from dsenv.rlvr.replay import ReplayBuffer, Rollouts, join
@@ -182,38 +182,37 @@ class GRPO:
         """Train on groups of which the last ``stale`` are replayed, in as many optimiser steps as there are minibatches."""
         settings = self.settings
         weights = advantages(batch.rewards, settings.advantages)
-        # A group without advantages has no gradient: it counts in the mean alone.
-        used = np.flatnonzero(batch.signal) if settings.kl == 0 else np.arange(len(batch))
+        # A group without advantages has no gradient, unless the divergence has one: it counts in the mean alone.
+        used = np.arange(len(batch)) if settings.kl else np.flatnonzero(batch.signal)
         rng = generator(self.seed, f"minibatches {self.costs.steps}")
-        minibatches = np.array_split(rng.permutation(len(batch)), settings.minibatches)
-        start = batch.logprobs
-        if settings.minibatches > 1 and stale:  # fresh ones were drawn from the policy as it is now
-            start = start.copy()
-            replayed = used[used >= len(batch) - stale]
-            for places in self._parts(batch, replayed):
-                with self._torch.no_grad():
-                    found = self._logprobs(batch.take(places)).cpu().numpy()
-                start[places, :, : found.shape[-1]] = found.reshape(len(places), settings.group, -1)
-                self.costs.scored += found.shape[0]
-        for minibatch in minibatches:
-            self._step(batch, weights, start, minibatch, used[np.isin(used, minibatch)])
+        start = reference = batch.logprobs
+        if settings.minibatches > 1:  # with one, the update starts where the gradient is taken
+            replayed = used[used >= len(batch) - stale]  # fresh ones were drawn from the policy as it is now
+            start = self._score(batch, replayed)
+        if settings.kl:
+            with self._as_it_began():
+                reference = self._score(batch, used)
+        for minibatch in np.array_split(rng.permutation(len(batch)), settings.minibatches):
+            self._step(batch, weights, start, reference, minibatch, used[np.isin(used, minibatch)])
 
-    def _step(self, batch: Rollouts, weights: Doubles, start: Floats, minibatch: Ints, used: Ints) -> None:
-        torch, settings = self._torch, self.settings
+    def _step(self, batch: Rollouts, weights: Doubles, start: Floats, reference: Floats, minibatch: Ints, used: Ints) -> None:
+        torch, settings, device = self._torch, self.settings, self.policy.device
         tokens = int(batch.lengths[minibatch].sum())
         self.optimizer.zero_grad()
         for places in self._parts(batch, used):
             part = batch.take(places)
             current = self._logprobs(part)
             rows, longest = current.shape
-            device = self.policy.device
+
+            def given(values: Floats, places: Ints = places, rows: int = rows, longest: int = longest) -> Any:
+                return torch.as_tensor(values[places][..., :longest].reshape(rows, -1), device=device)
+
             mask = torch.as_tensor(np.arange(longest) < part.lengths.reshape(-1, 1), device=device)
-            behaviour = torch.as_tensor(part.logprobs[..., :longest].reshape(rows, -1), device=device)
-            begun = current.detach()
-            if settings.minibatches > 1:
-                begun = torch.as_tensor(start[places][..., :longest].reshape(rows, -1), device=device)
+            begun = given(start) if settings.minibatches > 1 else current.detach()
             advantage = torch.as_tensor(weights[places].reshape(-1, 1), dtype=torch.float32, device=device)
-            values = objective(current, begun, behaviour, advantage, settings.clip)
+            values = objective(current, begun, given(batch.logprobs), advantage, settings.clip)
+            if settings.kl:
+                values = values - settings.kl * kl_estimate(current, given(reference))
             loss = -(values * mask).sum() / tokens
             if not torch.isfinite(loss):
                 raise TrainingStopped(
@@ -228,6 +227,16 @@ class GRPO:
             self.optimizer.param_groups[0]["lr"] = rate
             self.optimizer.step()
         self.costs.steps += 1
+
+    def _score(self, batch: Rollouts, places: Ints) -> Floats:
+        """Return (q, G, T) log-probabilities, of these groups under the policy as it is now and of the others as stored."""
+        found = batch.logprobs.copy()
+        for some in self._parts(batch, places):
+            with self._torch.no_grad():
+                scored = self._logprobs(batch.take(some)).cpu().numpy()
+            found[some, :, : scored.shape[-1]] = scored.reshape(len(some), self.settings.group, -1)
+            self.costs.scored += len(scored)
+        return found
 
     def _right(self, questions: Questions, found: Completions, group: int) -> Doubles:
         """Return 1 for each completion that ended and that the checker accepts, else 0."""
