@@ -2,17 +2,19 @@
 
 ``python -m benchmarks.rlvr [--controllers NAME ...] [--seeds 5] [--quick] [--json F] [--jobs 2]``
 
-Every run is stored when it is done (``results/rlvr/<controller>.jsonl``) and a run that was stopped goes on from its snapshot;
-a second call goes on where the first was stopped. ``--questions gsm8k --policy FOLDER`` is the same for a real model.
+Every run is stored when it is done (``results/rlvr/<controller>.jsonl``; of other plans than the default in ``runs/``) and a
+run that was stopped goes on from its snapshot: a second call goes on where the first was stopped. ``--questions gsm8k
+--policy FOLDER`` is the same for a real model.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
-import tempfile
+import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -28,8 +30,10 @@ from dsenv.files import atomic_write
 from dsenv.stats import mean_interval, percentile_interval
 
 RESAMPLES = 2000
+UNITS = ("rollouts", "steps", "seconds", "gradient_passes")
 REPLAY = {"fresh": 0.5}
-TUNING_SEEDS = (100, 101, 102)  # settings were chosen on these; results are of 0, 1, ...
+FIRST_TUNING_SEED = 100
+SETTINGS: dict[str, Any] = {"batch": 64, "group": 8}
 PLOT = Path(__file__).parent.parent / "docs" / "rlvr.png"
 
 
@@ -58,12 +62,13 @@ class Plan:
     """What all runs share."""
 
     questions: str = "arithmetic"
+    question_seed: int = 0  # of arithmetic questions; settings were chosen on another set, and on other training seeds
     policy: str = "arithmetic"
     rollouts: int = 40_960
-    every: int = 5
+    every: int = 1024
     max_new_tokens: int = 12
     max_prompt_tokens: int | None = None
-    settings: dict[str, Any] = field(default_factory=lambda: {"batch": 64, "group": 8})
+    settings: dict[str, Any] = field(default_factory=lambda: dict(SETTINGS))
 
     @property
     def steps(self) -> int:
@@ -71,28 +76,30 @@ class Plan:
         return self.rollouts // int(self.settings["batch"] * self.settings["group"])
 
 
-QUICK = Plan(rollouts=1024, every=2, settings={"batch": 16, "group": 8})
+QUICK: dict[str, Any] = {"rollouts": 2048, "every": 512, "settings": {"batch": 16, "group": 8}}
+TUNING: dict[str, Any] = {"question_seed": 1}
 Job = tuple[str, int]  # variant, seed
 Run = dict[str, Any]
 
 
-def run(plan: Plan, name: str, seed: int, snapshot: Path | None) -> Run:
+def run(plan: Plan, name: str, seed: int, snapshot: Path, threads: int) -> Run:
     """Train once, to the plan's rollouts and to its steps, whichever comes last."""
     import torch
 
+    from dsenv.rlvr.arithmetic import arithmetic_questions
     from dsenv.rlvr.controllers import make_controller
     from dsenv.rlvr.env import load_questions, make_training
     from dsenv.rlvr.grpo import GRPO
     from dsenv.rlvr.runs import train
     from dsenv.rlvr.training import Settings
 
-    torch.set_num_threads(1)
+    torch.set_num_threads(threads)
     variant = VARIANTS[name]
-    settings = Settings(**{**plan.settings, **variant.settings})
+    own = plan.questions == "arithmetic"
     training = make_training(
-        load_questions(plan.questions),
+        arithmetic_questions(plan.question_seed) if own else load_questions(plan.questions),
         plan.policy,
-        settings,
+        Settings(**{**plan.settings, **variant.settings}),
         max_new_tokens=plan.max_new_tokens,
         max_prompt_tokens=plan.max_prompt_tokens,
         seed=seed,
@@ -101,14 +108,18 @@ def run(plan: Plan, name: str, seed: int, snapshot: Path | None) -> Run:
         raise InputError("a simulated policy says nothing about training: policy must be a causal checkpoint")
     controller = make_controller(variant.controller, training, **variant.options)
     points = train(training, controller, rollouts=plan.rollouts, steps=plan.steps, every=plan.every, snapshot=snapshot)
-    if snapshot is not None:
-        snapshot.unlink(missing_ok=True)
-    return {**identity(plan, name, seed), "costs": asdict(training.costs), "points": [asdict(point) for point in points]}
+    found = {**identity(plan, name, seed), "costs": asdict(training.costs), "points": [asdict(point) for point in points]}
+    return {**found, "policy_sha256": training.begun_digest, "questions_sha256": training.questions.digest}
 
 
 def identity(plan: Plan, name: str, seed: int) -> Run:
     """Return what a stored run must agree with to be taken for this one."""
     return {"controller": name, "seed": seed, "plan": asdict(plan), "variant": asdict(VARIANTS[name])}
+
+
+def digest_of(plan: Plan) -> str:
+    """Return a short name of a plan."""
+    return hashlib.sha256(json.dumps(asdict(plan), sort_keys=True).encode()).hexdigest()[:8]
 
 
 def stored(folder: Path, name: str) -> list[Run]:
@@ -117,30 +128,37 @@ def stored(folder: Path, name: str) -> list[Run]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.is_file() else []
 
 
-def perform(plan: Plan, jobs: Sequence[Job], processes: int, folder: Path) -> None:
-    """Do the runs that are not stored, seeds outermost, and store each when it is done."""
+def perform(plan: Plan, jobs: Sequence[Job], processes: int, folder: Path) -> list[Job]:
+    """Do the runs that are not stored, seeds outermost, store each when it is done, and return those that failed."""
     done = {(found["controller"], found["seed"]) for name, _ in jobs for found in stored(folder, name) if same(found, plan)}
     left = [job for job in jobs if job not in done]
-    print(f"{len(left)} runs to do, {len(jobs) - len(left)} stored", flush=True)
-    started = time.perf_counter()
+    print(f"{len(left)} runs to do, {len(jobs) - len(left)} stored in {folder}", flush=True)
+    started, failed = time.perf_counter(), []
     folder.mkdir(parents=True, exist_ok=True)
+    threads = max(1, (os.cpu_count() or 1) // processes)
+    snapshots = {job: folder / f".{job[0]}-{job[1]}-{digest_of(plan)}.safetensors" for job in left}
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        waiting = {
-            pool.submit(run, plan, name, seed, folder / f".{name}-{seed}.safetensors"): (name, seed) for name, seed in left
-        }
+        waiting = {pool.submit(run, plan, *job, snapshots[job], threads): job for job in left}
         for number, future in enumerate(as_completed(waiting), 1):
-            name, seed = waiting[future]
-            found = future.result()
+            name, seed = job = waiting[future]
+            try:
+                found = future.result()
+            except Exception as error:  # noqa: BLE001 - a failed run is told and must not cost the others
+                print(f"{number}/{len(left)} {name} seed {seed} failed: {type(error).__name__}: {error}", flush=True)
+                failed.append(job)
+                continue
             others = [old for old in stored(folder, name) if not (old["seed"] == seed and same(old, plan))]
             with atomic_write(folder / f"{name}.jsonl") as temporary:
                 rows = sorted([*others, found], key=lambda row: int(row["seed"]))
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+            snapshots[job].unlink(missing_ok=True)
             last, rest = found["points"][-1], (time.perf_counter() - started) / number * (len(left) - number)
             print(
                 f"{number}/{len(left)} {name} seed {seed}: pass rate {last['test']:.3f} after {last['rollouts']:,} rollouts, "
                 f"{last['steps']} steps, {last['seconds']:.0f} s; about {rest / 60:.0f} min left",
                 flush=True,
             )
+    return failed
 
 
 def same(found: Run, plan: Plan) -> bool:
@@ -160,7 +178,7 @@ def summarise(runs: dict[str, list[Run]], plan: Plan) -> dict[str, Any]:
         crossings = [crossing(one, level) for one in found]
         reached = sum(hit for _, hit in crossings)
         row: dict[str, Any] = {"pass_rate": cell([at(one, "rollouts", plan.rollouts)["test"] for one in found], reached)}
-        for unit in ("rollouts", "steps", "seconds"):
+        for unit in UNITS:
             row[unit] = cell([point[unit] for point, _ in crossings], reached)
         row["pass_rate_at_equal_steps"] = cell([at(one, "steps", plan.steps)["test"] for one in found], reached)
         row["signal"] = cell([float(np.mean([point["signal"] for point in one["points"][1:]])) for one in found], reached)
@@ -181,12 +199,20 @@ def at(found: Run, unit: str, limit: int) -> dict[str, Any]:
     return last
 
 
-def crossing(found: Run, level: float) -> tuple[dict[str, Any], bool]:
-    """Return the first point at which a run's test pass rate is at the level, or its last point and False."""
+def crossing(found: Run, level: float) -> tuple[dict[str, float], bool]:
+    """Return what a run had spent when its test pass rate came to the level, or all that it spent and False.
+
+    Between the point before and the first one at the level, it is taken to have risen evenly.
+    """
+    before = None
     for point in found["points"]:
         if point["test"] >= level:
-            return point, True
-    return found["points"][-1], False
+            if before is None:
+                return {unit: point[unit] for unit in UNITS}, True
+            share = (level - before["test"]) / (point["test"] - before["test"])
+            return {unit: before[unit] + share * (point[unit] - before[unit]) for unit in UNITS}, True
+        before = point
+    return {unit: found["points"][-1][unit] for unit in UNITS}, False
 
 
 def cell(values: Sequence[float], reached: int) -> dict[str, Any]:
@@ -203,9 +229,7 @@ def curve(found: Sequence[Run]) -> dict[str, Any]:
     rows = [[one["points"][place] for one in found] for place in range(count)]
     rates = [cell([point["test"] for point in row], 0) for row in rows]
     return {
-        **{
-            unit: [float(np.mean([point[unit] for point in row])) for row in rows] for unit in ("rollouts", "steps", "seconds")
-        },
+        **{unit: [float(np.mean([point[unit] for point in row])) for row in rows] for unit in UNITS},
         **{end: [rate[end] for rate in rates] for end in ("value", "low", "high")},
     }
 
@@ -220,7 +244,7 @@ def savings(runs: dict[str, list[Run]], level: float) -> dict[str, Any]:
     record: dict[str, Any] = {}
     for name, points in found.items():
         record[name] = {}
-        for unit in ("rollouts", "steps", "seconds"):
+        for unit in UNITS:
             ours, theirs = (np.array([point[unit] for point in side], float) for side in (points, found["uniform"]))
             draws = [values[rng.integers(len(values), size=(RESAMPLES, len(values)))].mean(1) for values in (ours, theirs)]
             interval = percentile_interval(1 - ours.mean() / theirs.mean(), 1 - draws[0] / draws[1])
@@ -242,22 +266,25 @@ def by_difficulty(runs: dict[str, list[Run]], plan: Plan) -> dict[str, Any]:
 
 
 def table(record: dict[str, Any]) -> str:
-    """Return the results as a table; a mean with censored runs in it is a lower bound and marked so."""
+    """Return the results as a table.
+
+    A mean with censored runs in it is a lower bound of what the level takes (≥), so what it saves is an upper bound (≤).
+    """
     lines = [
         "| controller | pass rate at equal rollouts | at equal steps | rollouts to uniform's level | steps | seconds "
-        "| reached | rollouts saved | seconds saved | groups with signal | correlation |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| gradient passes | reached | rollouts saved | seconds saved | groups with signal | correlation |",
+        "|---" * 12 + "|",
     ]
     for name, row in record["controllers"].items():
         saved = record["savings"][name]
-        censored = "≥ " if row["rollouts"]["reached"] < row["runs"] else ""
+        late = row["rollouts"]["reached"] < row["runs"]
         cells = [
             name,
             shown(row["pass_rate"], 3),
             shown(row["pass_rate_at_equal_steps"], 3),
-            *(censored + shown(row[unit], 0) for unit in ("rollouts", "steps", "seconds")),
+            *("≥ " * late + shown(row[unit], 0) for unit in UNITS),
             f"{row['rollouts']['reached']} of {row['runs']}",
-            *("" if name == "uniform" else shown(saved[unit], 2) for unit in ("rollouts", "seconds")),
+            *("" if name == "uniform" else "≤ " * late + shown(saved[unit], 2) for unit in ("rollouts", "seconds")),
             f"{row['signal']['value']:.2f}",
             "" if row["correlation"] is None else f"{row['correlation']:.2f}",
         ]
@@ -289,7 +316,7 @@ def draw(record: dict[str, Any], path: Path) -> None:
 
     figure = Figure(figsize=(12, 4.2), layout="constrained")
     FigureCanvasAgg(figure)
-    for axes, unit in zip(figure.subplots(1, 3, sharey=True), ("rollouts", "steps", "seconds"), strict=True):
+    for axes, unit in zip(figure.subplots(1, 3, sharey=True), UNITS[:3], strict=True):
         for number, (name, curve) in enumerate(record["curves"].items()):
             style: dict[str, Any] = {"color": f"C{number // 2}", "linestyle": "--" if name.endswith("replay") else "-"}
             axes.plot(curve[unit], curve["value"], label=name, linewidth=1.4, **style)
@@ -308,52 +335,58 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--controllers", nargs="+", default=list(VARIANTS), metavar="NAME", help=", ".join(VARIANTS))
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true", help="two seeds of short runs, stored nowhere unless --json is given")
+    parser.add_argument("--quick", action="store_true", help="short runs, two seeds at most")
+    parser.add_argument("--tuning", action="store_true", help="other questions and other seeds: to choose settings on")
     parser.add_argument("--questions", default="arithmetic", help="or gsm8k, a folder, a hub name (default: %(default)s)")
     parser.add_argument("--policy", default="arithmetic", help="or the folder or hub name of a causal checkpoint")
     parser.add_argument("--rollouts", type=int, default=None, help=f"a run's budget (default: {Plan.rollouts:,})")
     parser.add_argument("--max-new-tokens", type=int, default=Plan.max_new_tokens)
     parser.add_argument("--max-prompt-tokens", type=int, default=None)
-    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="runs at a time, a thread each")
-    parser.add_argument("--json", type=Path, default=None, help="the record (default: results/rlvr.json)")
+    parser.add_argument("--batch", type=int, default=None)
+    parser.add_argument("--group", type=int, default=None)
+    parser.add_argument("--learning-rate", type=float, default=None, help="published for 1.5B to 7B models: 1e-6")
+    parser.add_argument("--jobs", type=int, default=min(2, os.cpu_count() or 1), help="runs at a time; 1 on a GPU")
+    parser.add_argument("--json", type=Path, default=None, help="the record; runs are stored in a folder of its name")
     options = parser.parse_args()
     check_whole("seeds", options.seeds, 1)
     check_whole("jobs", options.jobs, 1)
     names = list(dict.fromkeys(["uniform", *(one_of("controller", name, VARIANTS) for name in options.controllers)]))
     plan = plan_of(options)
-    seeds = min(options.seeds, 2) if options.quick else options.seeds
-    default = RESULTS / "rlvr.json" if plan == Plan() else None
+    first = FIRST_TUNING_SEED if options.tuning else 0
+    seeds = range(first, first + (min(options.seeds, 2) if options.quick else options.seeds))
+    default = RESULTS / "rlvr.json" if plan == Plan() else Path("runs") / f"rlvr-{digest_of(plan)}.json"
     target = options.json or default
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary) if target is None or options.quick else target.with_suffix("")
-        perform(plan, [(name, seed) for seed in range(seeds) for name in names], options.jobs, folder)
-        runs = {name: [found for found in stored(folder, name) if same(found, plan)] for name in VARIANTS}
-    record = summarise({name: found for name, found in runs.items() if found}, plan)
+    folder = target.with_suffix("")
+    failed = perform(plan, [(name, seed) for seed in seeds for name in names], options.jobs, folder)
+    runs = {name: [found for found in stored(folder, name) if same(found, plan)] for name in VARIANTS}
+    runs = {name: found for name, found in runs.items() if found}
+    if "uniform" not in runs:
+        sys.exit("no run of uniform is done: there is nothing to compare with")
     told = {name: value for name, value in vars(options).items() if name not in ("json", "jobs") and value is not None}
     told["controllers"] = " ".join(options.controllers)
-    record = {**provenance("benchmarks.rlvr", told), **record}
-    print(table(record), difficulty_table(record), sep="\n\n")
+    record = {**provenance("benchmarks.rlvr", told), **summarise(runs, plan)}
+    with atomic_write(target) as temporary:
+        temporary.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    draw(record, PLOT if target == RESULTS / "rlvr.json" else target.with_suffix(".png"))
+    print(table(record), difficulty_table(record), f"written to {target}", sep="\n\n")
     if not record["level"]:
-        print(
-            "\nThe policy answers no test question: nothing was learned, and every run is at uniform's level from the start."
-        )
-    if target is not None:
-        with atomic_write(target) as temporary_file:
-            temporary_file.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        if target == RESULTS / "rlvr.json":
-            draw(record, PLOT)
+        print("\nThe policy answers no test question: nothing was learned, and every run is at that level from the start.")
+    if failed:
+        sys.exit(f"{len(failed)} runs failed; the same command tries them again")
 
 
 def plan_of(options: argparse.Namespace) -> Plan:
     """Return the plan that the command line asks for."""
-    base = QUICK if options.quick else Plan()
+    plan = replace(Plan(), **{**(QUICK if options.quick else {}), **(TUNING if options.tuning else {})})
+    asked = {name: getattr(options, name) for name in ("batch", "group", "learning_rate")}
     return replace(
-        base,
+        plan,
         questions=options.questions,
         policy=options.policy,
-        rollouts=options.rollouts or base.rollouts,
+        rollouts=options.rollouts or plan.rollouts,
         max_new_tokens=options.max_new_tokens,
         max_prompt_tokens=options.max_prompt_tokens,
+        settings={**plan.settings, **{name: value for name, value in asked.items() if value is not None}},
     )
 
 

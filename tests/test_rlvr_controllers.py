@@ -1,5 +1,6 @@
 """Controllers and the difficulty predictor: published oracles, what is charged, and that nobody sees the test questions."""
 
+import inspect
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +11,9 @@ from dsenv.errors import InputError
 from dsenv.rlvr.arithmetic import LEVELS, arithmetic_questions
 from dsenv.rlvr.controllers import CONTROLLERS, make_controller
 from dsenv.rlvr.difficulty import DifficultyPredictor, calibrated, recalibrate, sampling_weights
+from dsenv.rlvr.grpo import GRPO
+from dsenv.rlvr.policy import Policy
+from dsenv.rlvr.questions import Questions
 from dsenv.rlvr.simulator import Simulator
 from dsenv.rlvr.training import Settings
 from dsenv.selectors.gumbel import gumbel_top
@@ -119,11 +123,33 @@ def test_every_controller_chooses_rounds(questions, name, fresh):
     assert (training.costs.reference_rollouts > 0) == (name == "dots")
 
 
+class Unread(Questions):
+    """Questions that complain when anything but their number is read."""
+
+    def __getattribute__(self, name):
+        if name in ("prompts", "answers", "cluster", "take") and not inspect.stack()[1].filename.endswith(OPEN_TO):
+            raise AssertionError(f"{name} of hidden questions was read")
+        return super().__getattribute__(name)
+
+
+OPEN_TO = (
+    "dsenv/rlvr/questions.py",
+    "dsenv/rlvr/grpo.py",
+)  # parts must be disjoint; prompts of reward questions are made ready
+
+
 @pytest.mark.parametrize("name", CONTROLLERS)
-def test_no_controller_sees_the_test_questions(questions, name):
-    blind = replace(questions, test=replace(questions.test, answers=["0"] * len(questions.test)))
-    chosen = [play(make_controller(name, simulated(one)), 6) for one in (questions, blind)]
-    assert np.array_equal(*chosen)
+def test_no_controller_reads_test_or_reward_questions(questions, name):
+    hidden = {part: Unread(**vars(questions.parts[part])) for part in ("test", "reward")}
+    blind = replace(questions, **hidden)
+    with pytest.raises(AssertionError, match="was read"):
+        simulated(blind).pass_rates(blind.reward)
+    training = GRPO(Policy(), blind, Settings(batch=4, group=2))
+    with pytest.raises(AssertionError, match="was read"):
+        assert blind.test.answers
+    options = {"reference": 4} if name == "dots" else {}
+    play(make_controller(name, training, **options), 3)
+    assert training.costs.evaluation_rollouts == 0
 
 
 @pytest.mark.parametrize("name", CONTROLLERS)

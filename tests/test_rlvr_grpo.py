@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from dsenv.errors import InputError
-from dsenv.rlvr import grpo as grpo_module
+from dsenv.rlvr import policy as policy_module
 from dsenv.rlvr.arithmetic import arithmetic_questions
 from dsenv.rlvr.controllers import make_controller
 from dsenv.rlvr.grpo import GRPO
@@ -20,6 +20,7 @@ from dsenv.rlvr.snapshots import load_snapshot, save_snapshot
 from dsenv.rlvr.training import Settings, TrainingStopped
 
 SMALL = {"batch": 6, "group": 4}
+THIRD = 48 * np.array([2, 10, 34, 42, 50, 2]) + np.array([0, 1, 2, 3, 4, 5])  # third levels: neither solved nor out of reach
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +100,12 @@ def test_the_buffer_keeps_the_newest_groups_with_signal():
     buffer = ReplayBuffer(3)
     buffer.add(groups([5, 6, 7], [[1, 0], [1, 1], [0, 0]]))
     assert buffer.groups.questions.tolist() == [5]
-    buffer.add(groups([8, 9], [[1, 0], [0, 1]]))
-    buffer.add(groups([9, 5, 4], [[0, 1], [1, 1], [1, 0]]))
-    assert buffer.groups.questions.tolist() == [8, 9, 4]  # 5 was answered always in the end: its older group was dropped
+    buffer.add(groups([8, 5], [[1, 0], [1, 1]]))
+    assert buffer.groups.questions.tolist() == [8]  # 5 is always answered now: its older group is dropped, too
+    buffer.add(groups([9, 8, 9], [[1, 0], [1, 0], [0, 1]]))
+    assert buffer.groups.questions.tolist() == [8, 9] and buffer.groups.rewards.tolist() == [[1, 0], [0, 1]]
+    buffer.add(groups([3, 4], [[1, 0], [1, 0]]))
+    assert buffer.groups.questions.tolist() == [9, 3, 4]
     drawn = buffer.draw(2, np.random.default_rng(0))
     assert len(drawn) == 2 and len(set(drawn.questions.tolist())) == 2
     assert len(buffer.draw(9, np.random.default_rng(0))) == 3
@@ -180,17 +184,38 @@ def test_the_gradient_with_a_divergence_term(questions):
 
 
 def test_later_minibatches_are_clipped_around_where_the_update_began(questions):
-    """Two optimiser steps on the same groups: a large first step leaves tokens outside the band, whose gradient is 0."""
-    training = made(questions, batch=8, minibatches=2, learning_rate=3e-2, warmup=1)
-    batch = training.roll_out(np.arange(16, 24) + 48 * 2)
-    begun = weights(training)
+    """The gradient of the second minibatch is the plain loop's with π_o from before the first step."""
+    training = made(questions, batch=8, minibatches=2, learning_rate=3e-2, warmup=1, max_grad_norm=1e6)
+    many = training.roll_out(np.arange(48 * 2, 48 * 3))
+    batch = many.take(np.argsort(~many.signal, kind="stable")[:8])
+    assert batch.signal.sum() >= 4
     with torch.no_grad():
-        before = training._logprobs(batch)
+        found = training._logprobs(batch).reshape(8, 4, -1)
+    start = [[found[row, member, : batch.lengths[row, member]] for member in range(4)] for row in range(8)]
+    step, gradients, parts = training.optimizer.step, [], []
+    take = training._step
+
+    def watch(*given):
+        parts.append(given[4])
+        if len(parts) == 2:
+            places = np.sort(parts[1])
+            training.optimizer.zero_grad()
+            losses(training, batch.take(places), [start[row] for row in places]).backward()
+            gradients.append([weight.grad.clone() for weight in training.policy.model.parameters()])
+        take(*given)
+
+    def keep():
+        gradients.append([weight.grad.clone() for weight in training.policy.model.parameters()])
+        step()
+
+    training._step, training.optimizer.step = watch, keep
     training._update(batch, 8)  # taken as replayed: π_o is computed anew, and equals what was stored
+    first, expected, second = gradients
     assert training.costs.scored == 4 * batch.signal.sum() and training.costs.steps == 2
+    assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(expected, second, strict=True))
     with torch.no_grad():
-        change = (training._logprobs(batch) - before).exp()
-    assert not equal(begun, weights(training)) and ((change < 0.8) | (change > 1.2)).any()
+        unclipped = losses(training, batch.take(np.sort(parts[1])))
+    assert torch.isfinite(unclipped) and any((a != 0).any() for a in first)
 
 
 def test_the_objective_of_stale_data_against_finite_differences():
@@ -221,7 +246,7 @@ def test_parts_of_a_pass_add_up(questions, monkeypatch):
     one, other = made(questions), made(questions)
     batch = one.roll_out(ids_of(one))
     one._update(batch, 0)
-    monkeypatch.setitem(grpo_module.UPDATE_TOKENS, "cpu", 100)
+    monkeypatch.setitem(policy_module.BATCH_TOKENS, "cpu", 100)
     other._update(batch, 0)
     for a, b in zip(weights(one), weights(other), strict=True):
         assert torch.allclose(a, b, atol=1e-6)
@@ -243,10 +268,10 @@ def test_training_raises_the_chance_of_what_was_right(questions):
 
 def test_costs_are_counted(questions):
     training = made(questions, fresh=0.5, steps=2, minibatches=2)
-    training.round(ids_of(training))
+    found = training.round(THIRD)
     costs = training.costs
     assert (costs.rollouts, costs.reference_rollouts, costs.charged, costs.steps) == (24, 0, 24, 4)
-    assert costs.gradient_passes % 4 == 0 and costs.gradient_passes <= 24
+    assert costs.gradient_passes == 4 * found.signal.sum() > 0
     training.roll_out(np.arange(5), "reference")
     training.pass_rates(questions.reward)
     training.measure(np.arange(3), np.random.default_rng(0))
@@ -294,7 +319,7 @@ def test_a_seed_repeats_and_a_restart_forgets(questions):
 def test_an_interrupted_run_goes_on_as_if_it_was_not(questions, name, tmp_path):
     options = {"reference": 8, "refresh": 2} if name == "dots" else {}
     whole = made(questions, fresh=0.5)
-    curve = train(whole, make_controller(name, whole, **options), rollouts=320, every=2)
+    curve = train(whole, make_controller(name, whole, **options), rollouts=320, every=64)
     half = made(questions, fresh=0.5)
     path = tmp_path / "run.safetensors"
 
@@ -302,21 +327,21 @@ def test_an_interrupted_run_goes_on_as_if_it_was_not(questions, name, tmp_path):
         pass
 
     def stop(point):
-        if point.rounds == 6:
+        if point.rollouts > 200:
             raise Stop
 
     with pytest.raises(Stop):
         controller = make_controller(name, half, **options)
-        train(half, controller, rollouts=320, every=2, snapshot=path, snapshot_seconds=0, shown=stop)
+        train(half, controller, rollouts=320, every=64, snapshot=path, snapshot_seconds=0, shown=stop)
     again = made(questions, fresh=0.5)
-    resumed = train(again, make_controller(name, again, **options), rollouts=320, every=2, snapshot=path, snapshot_seconds=0)
+    resumed = train(again, make_controller(name, again, **options), rollouts=320, every=64, snapshot=path, snapshot_seconds=0)
     assert equal(weights(whole), weights(again))
     assert [(p.rounds, p.rollouts, p.test, p.by_cluster, p.correlation) for p in curve] == [
         (p.rounds, p.rollouts, p.test, p.by_cluster, p.correlation) for p in resumed
     ]
     assert again.costs.gradient_passes == whole.costs.gradient_passes and again.costs.evaluation_rollouts > 0
     done = made(questions, fresh=0.5)
-    assert train(done, make_controller(name, done, **options), rollouts=320, every=2, snapshot=path) == resumed
+    assert train(done, make_controller(name, done, **options), rollouts=320, every=64, snapshot=path) == resumed
 
 
 def test_snapshots_of_something_else_are_refused(questions, tmp_path):
@@ -326,6 +351,7 @@ def test_snapshots_of_something_else_are_refused(questions, tmp_path):
         (made(questions, seed=1), "uniform", "seed"),
         (made(questions, clip=0.1), "uniform", "settings"),
         (made(questions), "difficulty", "controller"),
+        (GRPO(Policy(max_new_tokens=9), questions, Settings(**SMALL)), "uniform", "policy"),
         (made(arithmetic_questions(1)), "uniform", "question set"),
     ):
         with pytest.raises(InputError, match=f"is of another {what}"):
@@ -335,15 +361,45 @@ def test_snapshots_of_something_else_are_refused(questions, tmp_path):
         load_snapshot(path, training, make_controller("uniform", training))
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(questions, tmp_path):
+def test_a_loss_or_gradient_that_is_not_finite_stops_the_run(questions):
+    training = made(questions)
+    training.round(THIRD)
+    begun = weights(training)
+    honest = training.policy.logprobs
+    training.policy.logprobs = lambda *given: honest(*given) * float("nan")
+    with pytest.raises(TrainingStopped, match="the loss of round 2 is nan with learning_rate 0.0003"):
+        training.round(THIRD)
+    training.policy.logprobs = honest
+    hook = training.policy.model.lm_head.register_full_backward_hook(lambda module, got, given: (got[0] * float("inf"),))
+    with pytest.raises(TrainingStopped, match="the gradient of round 2 is (nan|inf)"):
+        training.round(THIRD)
+    hook.remove()
+    assert equal(begun, weights(training))
+    training.round(THIRD)
+    assert not equal(begun, weights(training))
+
+
+def test_a_stopped_run_goes_on_with_a_smaller_learning_rate(questions, tmp_path):
     training = made(questions)
     training.round(ids_of(training))
-    begun = weights(training)
-    poisoned = training.policy.logprobs
-    training.policy.logprobs = lambda *given: poisoned(*given) * float("nan")
-    with pytest.raises(TrainingStopped, match="the loss of round 2 is nan with learning_rate 0.0003"):
-        training.round(ids_of(training, 1))
-    assert equal(begun, weights(training))
+    path = save_snapshot(tmp_path / "run.safetensors", training, make_controller("uniform", training))
+    slower = made(questions, learning_rate=1e-5)
+    load_snapshot(path, slower, make_controller("uniform", slower))
+    assert equal(weights(training), weights(slower)) and slower.rounds == 1
+
+
+def test_a_state_in_memory_is_a_copy(questions):
+    training = made(questions, fresh=0.5)
+    training.round(ids_of(training))
+    state, counts, then = training.state(), training.counts(), weights(training)
+    training.round(ids_of(training, 1))
+    after = weights(training)
+    training.put_state(state, counts)
+    assert equal(then, weights(training)) and training.rounds == 1 and training.costs.charged == 12
+    training.round(ids_of(training, 1))
+    assert equal(after, weights(training))
+    training.put_state(state, counts)
+    assert equal(then, weights(training)) and training.costs.charged == 12
 
 
 def test_bad_settings_and_rounds_are_named(questions):
@@ -361,10 +417,28 @@ def test_bad_settings_and_rounds_are_named(questions):
         training.round(np.arange(5))
     with pytest.raises(InputError, match="question 2688: allowed are 0 to 2687"):
         training.round(np.arange(2683, 2689))
-    with pytest.raises(InputError, match="a budget of 23 rollouts: a round takes 24"):
+    with pytest.raises(InputError, match="a budget of 23 rollouts: the first round takes 24"):
         train(training, make_controller("uniform", training), rollouts=23)
+    with pytest.raises(InputError, match="a budget of 40 rollouts: the first round takes 56"):
+        train(training, make_controller("dots", training, reference=8), rollouts=40)
+    with pytest.raises(InputError, match="minibatches 9: allowed are 1 to the batch's 6 questions"):
+        Settings(batch=6, minibatches=9)
     with pytest.raises(InputError, match="unknown part 'test'"):
         training.roll_out(np.arange(3), "test")
+
+
+def test_points_are_taken_at_equal_rollouts(questions):
+    """With and without replay and reference rollouts, and at the end of the budget and of the steps."""
+    for name, fresh, options in (("uniform", 1.0, {}), ("uniform", 0.5, {}), ("dots", 1.0, {"reference": 5, "refresh": 3})):
+        training = made(questions, fresh=fresh)
+        controller = make_controller(name, training, **options)
+        points = train(training, controller, rollouts=230, steps=12, every=100)
+        rollouts = [point.rollouts for point in points]
+        largest = training.settings.round_rollouts + 20
+        for mark in (0, 100, 200, 230):
+            assert any(mark - largest < found <= mark for found in rollouts)
+        assert any(point.steps == 12 for point in points) and len(points) <= 7
+        assert points[-1].steps >= 12 and points[-1].rollouts > 230 - largest
 
 
 def test_joined_groups_stand_one_behind_the_other(questions):

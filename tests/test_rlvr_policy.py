@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import transformers
 
 from dsenv.errors import InputError
 from dsenv.rlvr import policy as policy_module
@@ -94,6 +95,18 @@ def test_a_completion_that_is_cut_off_has_no_text(tiny, embedded):
     assert all(text is not None for text in draw(embedded, ["1+1="]).texts)
 
 
+def test_special_tokens_inside_a_completion_do_not_make_it_right(embedded, monkeypatch):
+    """What reads "42" only because something in it is not shown is not "42"."""
+    numbers = embedded.tokenizer.get_vocab()
+    for inside, expected in (([], "42"), (["<bos>"], "4<bos>2"), (["<unk>", "<pad>"], "4<unk><pad>2")):
+        ids = [numbers[token] for token in ("4", *inside, "2", "<eos>")]
+        tokens = np.zeros((1, 12), np.int64)
+        tokens[0, : len(ids)] = ids
+        drawn = tokens, np.zeros((1, 12), np.float32), np.array([len(ids)]), np.array([True])
+        monkeypatch.setattr(embedded, "_draw", lambda *given, drawn=drawn: drawn)
+        assert draw(embedded, ["1+1="], 1).texts == [expected]
+
+
 def test_embeddings_are_means_over_the_prompt(embedded, monkeypatch):
     questions = arithmetic_questions().reward.prompts[::11]
     found = embedded.embed(questions)
@@ -139,6 +152,11 @@ def test_bad_checkpoints_and_prompts_are_named(llama, tmp_path):
         path.unlink()
     with pytest.raises(InputError, match="has no end token"):
         Policy(str(endless))
+    config = transformers.MambaConfig(vocab_size=600, hidden_size=8, num_hidden_layers=1, eos_token_id=2)
+    mamba = Path(shutil.copytree(llama, tmp_path / "mamba"))
+    transformers.MambaForCausalLM(config).save_pretrained(mamba)
+    with pytest.raises(InputError, match="is a MambaForCausalLM: allowed are those with position_ids"):
+        Policy(str(mamba))
     with pytest.raises(InputError, match="max_new_tokens 0"):
         Policy(max_new_tokens=0)
     with pytest.raises(InputError, match="cannot be read"):

@@ -47,8 +47,8 @@ class DataSelectRLVREnv(gym.Env[Any, Any]):
 
     Info:
         ``action_mask`` int8 (K,): all 1. ``score``: the pass rate. ``rollouts``: charged so far. ``evaluation_rollouts``: for
-        pass rates since the reset, not charged. ``signal``: share of the round's groups that had rights and wrongs. At the
-        end ``counts`` (K,): rounds of each cluster.
+        pass rates since the reset, not charged. ``gradient_passes``: completions that updates were computed from.
+        ``signal``: share of the round's groups that had rights and wrongs. At the end ``counts`` (K,): rounds of each cluster.
 
     Arguments:
         questions: ``arithmetic``, ``gsm8k`` (or another name, folder or hub name that ``gsm8k_questions`` takes), or a
@@ -56,8 +56,8 @@ class DataSelectRLVREnv(gym.Env[Any, Any]):
         policy: ``arithmetic`` (the embedded one), a folder or a hub name of a causal checkpoint, a ``Policy``, or
             ``simulator``, which is none: numbers from it say nothing about training.
         budget: rollouts an episode, at least one round's.
-        batch, group, steps, minibatches, fresh, capacity, learning_rate, clip, kl, temperature, advantages, max_grad_norm: of
-            ``dsenv.rlvr.training.Settings``.
+        batch, group, steps, minibatches, fresh, capacity, learning_rate, warmup, clip, kl, temperature, advantages,
+            max_grad_norm: of ``dsenv.rlvr.training.Settings``.
         max_new_tokens: of a completion.
         max_prompt_tokens: leave out questions with longer prompts; default: longer ones than the model reads are refused.
         clusters: ``given``, or ``embedding``: 32 K-Means clusters of the policy's mean hidden states.
@@ -223,6 +223,7 @@ class DataSelectRLVREnv(gym.Env[Any, Any]):
             "score": self.score,
             "rollouts": costs.charged,
             "evaluation_rollouts": costs.evaluation_rollouts,
+            "gradient_passes": costs.gradient_passes,
             "signal": self._signal,
         }
 

@@ -8,9 +8,12 @@ process, and its checkpoints hold pickles. The loss here is its loss where both 
 
 from __future__ import annotations
 
+import copy
+import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -27,7 +30,6 @@ from dsenv.rlvr.training import Costs, Settings, TrainingStopped, check_round
 from dsenv.seeding import generator
 
 BETAS = (0.9, 0.99)  # of Adam: its second moments forget the first, rough steps soon
-UPDATE_TOKENS = {"cpu": 16_384, "cuda": 65_536}  # tokens of one forward and backward pass, padding included
 
 
 class GRPO:
@@ -66,6 +68,14 @@ class GRPO:
         self.optimizer = self._torch.optim.AdamW(
             self._weights, lr=self.settings.learning_rate, weight_decay=0.0, betas=BETAS, fused=True
         )
+
+    @cached_property
+    def begun_digest(self) -> str:
+        """SHA-256 over the weights that training began with."""
+        digest = hashlib.sha256()
+        for weight in self._initial:
+            digest.update(weight.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     def roll_out(self, ids: Ints, part: str = "train") -> Rollouts:
         """Draw G completions of each question and check them; those of the reference part are counted as such."""
@@ -110,6 +120,8 @@ class GRPO:
                 batch, stale = join([fresh, old]), len(old)
             with self.costs.timed("update"):
                 self._update(batch, stale)
+                if self.policy.device != "cpu":
+                    self._torch.accelerator.synchronize()
             if settings.fresh < 1:
                 self.buffer.add(fresh)
         self.rounds += 1
@@ -144,9 +156,9 @@ class GRPO:
         """Return weights, moments of the optimiser and the replay buffer, arrays by name."""
         found: dict[str, npt.NDArray[Any]] = {}
         for number, weight in enumerate(self._weights):
-            found[f"weight {number}"] = weight.detach().cpu().numpy()
+            found[f"weight {number}"] = weight.detach().cpu().numpy().copy()
             for key, value in self.optimizer.state.get(weight, {}).items():
-                found[f"{key} {number}"] = value.cpu().numpy()
+                found[f"{key} {number}"] = value.cpu().numpy().copy()
         if self.buffer.groups is not None:
             found |= {f"replay {name}": value for name, value in vars(self.buffer.groups).items()}
         return found
@@ -171,12 +183,13 @@ class GRPO:
         self._put([self._torch.as_tensor(value) for value in values])
         for number, weight in enumerate(self._weights):
             keys = ("step", "exp_avg", "exp_avg_sq")
-            moments = {key: self._torch.as_tensor(state[f"{key} {number}"]) for key in keys if f"{key} {number}" in state}
+            moments = {key: self._torch.tensor(state[f"{key} {number}"]) for key in keys if f"{key} {number}" in state}
             if moments:
                 self.optimizer.state[weight] = {key: value.to(weight.device) for key, value in moments.items()}
         if "replay questions" in state:
             self.buffer.groups = Rollouts(*(state[f"replay {name}"] for name in Rollouts.__dataclass_fields__))
-        self.rounds, self.draws, self.costs = counts["rounds"], counts["draws"], Costs(**counts["costs"])
+        self.rounds, self.draws = counts["rounds"], counts["draws"]
+        self.costs = Costs(**copy.deepcopy(dict(counts["costs"])))
 
     def _update(self, batch: Rollouts, stale: int) -> None:
         """Train on groups of which the last ``stale`` are replayed, in as many optimiser steps as there are minibatches."""
@@ -208,25 +221,30 @@ class GRPO:
                 return torch.as_tensor(values[places][..., :longest].reshape(rows, -1), device=device)
 
             mask = torch.as_tensor(np.arange(longest) < part.lengths.reshape(-1, 1), device=device)
-            begun = given(start) if settings.minibatches > 1 else current.detach()
+            current = torch.where(mask, current, 0.0)  # behind the end, where the stored ones are 0 too
+            begun = torch.where(mask, given(start), 0.0) if settings.minibatches > 1 else current.detach()
             advantage = torch.as_tensor(weights[places].reshape(-1, 1), dtype=torch.float32, device=device)
             values = objective(current, begun, given(batch.logprobs), advantage, settings.clip)
             if settings.kl:
-                values = values - settings.kl * kl_estimate(current, given(reference))
+                values = values - settings.kl * kl_estimate(current, torch.where(mask, given(reference), 0.0))
             loss = -(values * mask).sum() / tokens
-            if not torch.isfinite(loss):
-                raise TrainingStopped(
-                    f"the loss of round {self.rounds + 1} is {loss.item()} with learning_rate {settings.learning_rate}: "
-                    "go on from a snapshot with a smaller one"
-                )
+            self._check_finite("loss", loss)
             loss.backward()
             self.costs.gradient_passes += rows
         if len(used):
-            torch.nn.utils.clip_grad_norm_(self._weights, settings.max_grad_norm)
+            self._check_finite("gradient", torch.nn.utils.clip_grad_norm_(self._weights, settings.max_grad_norm))
             rate = settings.learning_rate * min(1, (self.costs.steps + 1) / settings.warmup)
             self.optimizer.param_groups[0]["lr"] = rate
             self.optimizer.step()
         self.costs.steps += 1
+
+    def _check_finite(self, what: str, value: Any) -> None:
+        if not self._torch.isfinite(value):
+            self.optimizer.zero_grad()
+            raise TrainingStopped(
+                f"the {what} of round {self.rounds + 1} is {value.item()} with learning_rate {self.settings.learning_rate}: "
+                "go on from a snapshot with a smaller one"
+            )
 
     def _score(self, batch: Rollouts, places: Ints) -> Floats:
         """Return (q, G, T) log-probabilities, of these groups under the policy as it is now and of the others as stored."""
@@ -268,13 +286,7 @@ class GRPO:
         )
 
     def _parts(self, batch: Rollouts, used: Ints) -> Iterator[Ints]:
-        """Groups of about the same length, as many as a pass may hold."""
-        group, limit = self.settings.group, UPDATE_TOKENS["cpu" if self.policy.device == "cpu" else "cuda"]
-        prompts = np.array([len(self._prompts["train"][i]) for i in batch.questions], np.int64)
-        longest = prompts + batch.lengths.max(1)
-        order = used[np.argsort(-longest[used], kind="stable")]
-        start = 0
-        while start < len(order):
-            size = max(1, limit // (group * int(longest[order[start]])))
-            yield order[start : start + size]
-            start += size
+        """Yield places of groups of about the same length, as many as a pass may hold."""
+        prompts = np.array([len(self._prompts["train"][i]) for i in batch.questions[used]], np.int64)
+        for some in self.policy.batches(prompts, batch.lengths[used].max(1), self.settings.group):
+            yield used[some]

@@ -16,6 +16,7 @@ from dsenv.errors import InputError, check_whole, require
 
 EMBEDDED = Path(__file__).parent.parent / "policies" / "arithmetic"
 BATCH_TOKENS = {"cpu": 16_384, "cuda": 131_072}  # tokens worked on at once, padding included
+BATCH_LOGITS = {"cpu": 2**26, "cuda": 2**30}  # numbers of one float32 tensor over the vocabulary, of which there are a few
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
 
@@ -65,6 +66,7 @@ class Policy:
         self.ends: list[int] = [ends] if isinstance(ends, int) else list(ends or [])
         if not self.ends:
             raise InputError(f"model {name!r} has no end token, so its completions never end")
+        self._check_cache()
 
     def prompt_ids(self, prompts: Sequence[str]) -> list[list[int]]:
         """Return the tokens of prompts; a tokenizer with a chat template gets each as a user's message.
@@ -109,14 +111,14 @@ class Policy:
         lengths, ended = np.full(rows, steps), np.zeros(rows, bool)
         self.model.eval()
         with torch.inference_mode():
-            for batch in self._batches(np.array([len(one) for one in ids]), group):
+            for batch in self.batches(*self._sizes(ids), group):
                 places = (batch[:, None] * group + np.arange(group)).ravel()
                 drawn = None if uniform is None else uniform[places]
                 found = self._draw([ids[i] for i in batch], group, temperature, drawn, cache)
                 tokens[places], logprobs[places], lengths[places], ended[places] = found
-        texts = self.tokenizer.batch_decode(
-            [one[:n] for one, n in zip(tokens, lengths, strict=True)], skip_special_tokens=True
-        )
+        # Only the end is cut off: a special token inside a completion is text, and no answer has any.
+        written = [one[: n - 1] for one, n in zip(tokens, lengths, strict=True)]
+        texts = self.tokenizer.batch_decode(written, skip_special_tokens=False)
         return Completions(tokens, lengths, logprobs, [text if end else None for text, end in zip(texts, ended, strict=True)])
 
     def logprobs(self, prompts: Sequence[Sequence[int]], tokens: Ints, temperature: float) -> Any:
@@ -143,9 +145,10 @@ class Policy:
         found = np.empty((len(ids), self.model.config.get_text_config().hidden_size), np.float32)
         self.model.eval()
         with torch.inference_mode():
-            for batch in self._batches(np.array([len(one) for one in ids]), 1):
+            for batch in self.batches(*self._sizes(ids)):
                 inputs = self._padded([ids[i] for i in batch])
-                hidden = self.model(**inputs, output_hidden_states=True, use_cache=False).hidden_states[-1]
+                output = self.model(**inputs, output_hidden_states=True, logits_to_keep=1, use_cache=False)
+                hidden = output.hidden_states[-1]
                 mask = inputs["attention_mask"][..., None].float()
                 found[batch] = ((hidden * mask).sum(1) / mask.sum(1)).float().cpu().numpy()
         return found
@@ -158,14 +161,45 @@ class Policy:
             found = self.tokenizer(list(prompts))["input_ids"]
         return [list(ids) for ids in found]
 
-    def _batches(self, lengths: Ints, group: int) -> Iterator[Ints]:
-        """Prompts of about the same length, as many as fit with their completions."""
-        order = np.argsort(-lengths, kind="stable")
-        limit, start = BATCH_TOKENS["cpu" if self.device == "cpu" else "cuda"], 0
-        while start < len(order):
-            size = max(1, limit // (group * (int(lengths[order[start]]) + self.max_new_tokens)))
-            yield order[start : start + size]
-            start += size
+    def batches(self, prompts: Ints, completions: Ints, copies: int = 1) -> Iterator[Ints]:
+        """Yield rows of about the same length, as many as may be worked on at once: (rows,) places.
+
+        Args:
+            prompts: (n,) tokens of each prompt.
+            completions: (n,) tokens of the longest completion of each.
+            copies: sequences that each row stands for.
+        """
+        kind = "cpu" if self.device == "cpu" else "cuda"
+        vocabulary = self.model.get_input_embeddings().num_embeddings
+        limit = min(BATCH_TOKENS[kind], BATCH_LOGITS[kind] // vocabulary)
+        order = np.argsort(-(prompts + completions), kind="stable")
+        start = 0
+        for end in range(1, len(order) + 1):
+            if end < len(order):
+                rows = order[start : end + 1]
+                if (prompts[rows].max() + completions[rows].max()) * copies * len(rows) <= limit:
+                    continue
+            yield order[start:end]
+            start = end
+
+    def _sizes(self, ids: list[list[int]]) -> tuple[Ints, Ints]:
+        return np.array([len(one) for one in ids], np.int64), np.full(len(ids), self.max_new_tokens)
+
+    def _check_cache(self) -> None:
+        """Refuse an architecture that this sampling does not fit, before anything is trained."""
+        torch = require("torch", "finetune")
+        inputs = self._padded([[self.ends[0]], [self.ends[0], self.ends[0]]])
+        with torch.inference_mode():
+            try:
+                memory = self.model(**inputs, logits_to_keep=1, use_cache=True).past_key_values
+                fits = all(hasattr(memory, name) for name in ("batch_repeat_interleave", "batch_select_indices"))
+            except (TypeError, AttributeError):
+                fits = False
+        if not fits:
+            raise InputError(
+                f"model {self.name!r} is a {type(self.model).__name__}: allowed are those with position_ids, logits_to_keep "
+                "and a key-value cache, as Llama, Qwen, Mistral or Gemma have"
+            )
 
     def _draw(
         self, prompts: list[list[int]], group: int, temperature: float, uniform: Any, cache: bool

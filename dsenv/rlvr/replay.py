@@ -45,7 +45,7 @@ class Rollouts:
 
     def take(self, places: Sequence[int] | np.ndarray) -> Rollouts:
         """Return some of the groups."""
-        chosen = np.asarray(places)
+        chosen = np.asarray(places, np.int64)
         return Rollouts(
             self.questions[chosen], self.tokens[chosen], self.lengths[chosen], self.logprobs[chosen], self.rewards[chosen]
         )
@@ -71,10 +71,11 @@ class ReplayBuffer:
         return 0 if self.groups is None else len(self.groups)
 
     def add(self, rollouts: Rollouts) -> None:
-        """Remember what of these groups has signal."""
-        kept = rollouts.take(np.flatnonzero(rollouts.signal))
+        """Remember what of these groups has signal; an older group of the same question is dropped even where none has."""
+        newest = {int(question): place for place, question in enumerate(rollouts.questions)}
+        kept = rollouts.take([place for place in sorted(newest.values()) if rollouts.signal[place]])
         if self.groups is not None:
-            older = np.flatnonzero(~np.isin(self.groups.questions, kept.questions))
+            older = np.flatnonzero(~np.isin(self.groups.questions, rollouts.questions))
             kept = join([self.groups.take(older), kept])
         self.groups = kept.take(np.arange(max(0, len(kept) - self.capacity), len(kept)))
 

@@ -56,42 +56,48 @@ def train(
     *,
     rollouts: int,
     steps: int = 0,
-    every: int = 5,
+    every: int = 1024,
     snapshot: str | Path | None = None,
     snapshot_seconds: float = 60.0,
     shown: Callable[[Point], None] | None = None,
 ) -> list[Point]:
     """Train until so many rollouts are charged and so many steps are done, and return the curve.
 
+    Points are taken at the start, where the next round would go beyond a multiple of ``every`` rollouts or beyond the
+    budget, and where ``steps`` are done: all controllers are looked at equally often for the rollouts that they spend.
+
     Args:
         training: at its start; changed in place.
         controller: of this training.
-        rollouts: budget, at least a round's; the last round that begins within it is done.
+        rollouts: budget; the last round that it pays is done.
         steps: go on to so many optimiser steps, however many rollouts they take.
-        every: rounds between two points.
+        every: rollouts between two points.
         snapshot: a file that is written from time to time and at the end; where it is there, the run goes on from it.
         snapshot_seconds: least time between two of them.
         shown: called with every new point.
 
     Raises:
         InputError: for a budget below one round, or a snapshot of another run.
-        dsenv.rlvr.training.TrainingStopped: where a loss is not finite; the snapshot is of the last good point.
+        dsenv.rlvr.training.TrainingStopped: where a loss or a gradient is not finite; a snapshot is as it was last written.
     """
     check_whole("every", every, 1)
-    size = training.settings.round_rollouts
-    if rollouts < size:
-        raise InputError(f"a budget of {rollouts} rollouts: a round takes {size}, allowed are budgets from that")
+    costs, size = training.costs, training.settings.round_rollouts
+    if rollouts < size + controller.next_charge():
+        least = size + controller.next_charge()
+        raise InputError(f"a budget of {rollouts} rollouts: the first round takes {least}, allowed are budgets from that")
     points: list[Point] = []
     if snapshot is not None and Path(snapshot).is_file():
         stored = load_snapshot(snapshot, training, controller)["points"]
         points = [Point(**{**one, "by_cluster": tuple(one["by_cluster"])}) for one in stored]
+        costs = training.costs
     saved = time.monotonic()
     signals: list[float] = []
     correlation = None
     while True:
-        costs = training.costs
-        over = costs.charged + size > rollouts and costs.steps >= steps
-        if (training.rounds % every == 0 or over) and (not points or points[-1].rounds < training.rounds):
+        after = costs.charged + size + controller.next_charge()
+        over = after > rollouts and costs.steps >= steps
+        leaves_mark = (after - 1) // every > (costs.charged - 1) // every or costs.charged <= rollouts < after
+        if (over or leaves_mark or _reaches(training, steps)) and (not points or points[-1].rounds < training.rounds):
             points.append(_point(training, signals, correlation))
             signals, correlation = [], None
             if shown is not None:
@@ -101,12 +107,20 @@ def train(
                 saved = time.monotonic()
         if over:
             return points
-        chosen = controller.choose()
-        if controller.predictions is not None and training.rounds % every == 0:
+        with costs.timed("choose"):
+            chosen = controller.choose()
+        if controller.predictions is not None and points[-1].rounds == training.rounds:
             correlation = _correlation(training, controller.predictions)
         found = training.round(chosen)
-        controller.learn(found)
+        with costs.timed("choose"):
+            controller.learn(found)
         signals.append(float(found.signal.mean()))
+
+
+def _reaches(training: GRPO, steps: int) -> bool:
+    """Return whether the last round brought the training to so many steps."""
+    settings = training.settings
+    return 0 <= training.costs.steps - steps < settings.steps * settings.minibatches
 
 
 def _point(training: GRPO, signals: list[float], correlation: float | None) -> Point:

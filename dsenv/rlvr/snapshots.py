@@ -46,8 +46,8 @@ def load_snapshot(path: str | Path, training: GRPO, controller: Controller) -> d
     """Put a training and its controller where a snapshot was taken, and return the snapshot's notes.
 
     Raises:
-        InputError: where the file is no snapshot, is damaged, or is of other questions, another policy, other settings,
-            another seed or another controller.
+        InputError: where the file is no snapshot, is damaged, or is of other questions, another policy, other settings (but
+            for the learning rate, which may change), another seed or another controller.
     """
     path = Path(path)
     safetensors = require("safetensors", "finetune")
@@ -72,11 +72,12 @@ def load_snapshot(path: str | Path, training: GRPO, controller: Controller) -> d
 
 def _identity(training: GRPO, controller: Controller) -> dict[str, Any]:
     """Return what a snapshot fits to, by words for an error."""
+    settings = {name: value for name, value in asdict(training.settings).items() if name != "learning_rate"}
     return {
         "version": VERSION,
         "question set": training.questions.digest,
-        "policy": training.policy.name,
-        "settings": asdict(training.settings),
+        "policy": {"weights": training.begun_digest, "max_new_tokens": training.policy.max_new_tokens},
+        "settings": settings,
         "seed": training.seed,
-        "controller": type(controller).__name__,
+        "controller": {"class": type(controller).__name__, **controller.options},
     }

@@ -72,6 +72,8 @@ class Settings:
             value = getattr(self, name)
             if not low < value <= high:
                 raise InputError(f"{name} {value!r}: allowed are numbers above {low} up to {high}")
+        if self.minibatches > self.batch:
+            raise InputError(f"minibatches {self.minibatches}: allowed are 1 to the batch's {self.batch} questions")
         if not self.kl >= 0:
             raise InputError(f"kl {self.kl!r}: allowed are numbers from 0")
 
@@ -98,10 +100,11 @@ class Costs:
     Attributes:
         rollouts: completions of chosen questions.
         reference_rollouts: completions of reference questions; both are charged.
-        evaluation_rollouts: greedy completions that rewards and results are computed from; the same for all, not charged.
-        gradient_passes: completions that went forward and backward.
+        evaluation_rollouts: completions for pass rates that are reported (and, greedy, for rewards); not charged.
+        gradient_passes: completions that an update took forward and backward; those of an update are not charged, what a
+            controller spends on choosing is.
         scored: completions that went forward alone (π_o of replayed ones, the reference policy).
-        steps: optimiser steps.
+        steps: optimiser steps, those included that had nothing to learn from.
         seconds: of rolling out, choosing, updating and evaluating.
     """
 
@@ -127,8 +130,10 @@ class Costs:
     def timed(self, what: str) -> Iterator[None]:
         """Add the block's seconds; nested blocks count in the innermost alone."""
         started, inside = time.perf_counter(), sum(self.seconds.values())
-        yield
-        self.seconds[what] += time.perf_counter() - started - (sum(self.seconds.values()) - inside)
+        try:
+            yield
+        finally:
+            self.seconds[what] += time.perf_counter() - started - (sum(self.seconds.values()) - inside)
 
 
 class Training(Protocol):

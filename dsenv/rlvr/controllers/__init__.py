@@ -23,6 +23,8 @@ def make_controller(name: str, training: Training, **options: Any) -> Controller
     """
     made = CONTROLLERS[one_of("controller", name, CONTROLLERS)]
     try:
-        return made(training, **options)
+        controller = made(training, **options)
     except TypeError as error:
         raise InputError(f"controller {name!r}: {error}") from error
+    controller.options = dict(options)
+    return controller

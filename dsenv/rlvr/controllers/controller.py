@@ -25,7 +25,12 @@ class Controller:
 
     def __init__(self, training: Training) -> None:
         self.training = training
+        self.options: dict[str, object] = {}  # as ``make_controller`` was given them
         self.predictions: Doubles | None = None  # (n,) of pass rates of all training questions, where it makes any
+
+    def next_charge(self) -> int:
+        """Return how many reference rollouts the next choice charges; by default none."""
+        return 0
 
     def choose(self) -> Ints:
         """Return the ids of the next round's questions, as many as ``training.settings.round_questions``."""

@@ -29,7 +29,7 @@ class Dots(Controller):
         training: whose questions are chosen.
         reference: K, reference questions a measurement.
         refresh: rounds between measurements.
-        memory: rounds that a measured value serves for.
+        memory: rounds that a measured value serves for; older ones are dropped when new ones come.
         own_rollouts: whether chosen questions count as measured.
         target: α, the pass rate wanted.
         temperature: τ, how far from it a question may be.
@@ -63,20 +63,22 @@ class Dots(Controller):
         self.measured, self.when = np.empty(0, np.int64), np.empty(0, np.int64)
         self.values: Doubles = np.empty(0)
 
+    def next_charge(self) -> int:
+        """Return the reference rollouts of a measurement where one is due."""
+        return 0 if self.training.rounds % self.refresh else self.reference * self.training.settings.group
+
     def choose(self) -> Ints:
         """Measure where it is due, predict, and draw questions without replacement."""
         training = self.training
         rng = generator(training.seed, f"dots, round {training.rounds}")
-        if training.rounds % self.refresh == 0:
+        if self.next_charge():
             ids = rng.choice(len(training.questions.reference), self.reference, replace=False)
             self._remember(training.roll_out(ids, "reference"), self.trained)
-        with training.costs.timed("choose"):
-            self.predictor.fit(self.measured, self.values, self.fits)
-            found = self.predictor.predict(np.arange(self.trained), self.measured, self.values)
-            each = self.predictor.predict_each(self.measured, self.values)
-            self.predictions = recalibrate(found, each, self.values)
-            distance = np.abs(self.predictions - self.target)
-            drawn = gumbel_top(-distance / self.temperature, min(training.settings.round_questions, self.trained), rng)
+        self.predictor.fit(self.measured, self.values, self.fits)
+        found = self.predictor.predict(np.arange(self.trained), self.measured, self.values)
+        self.predictions = recalibrate(found, self.predictor.predict_each(self.measured, self.values), self.values)
+        distance = np.abs(self.predictions - self.target)
+        drawn = gumbel_top(-distance / self.temperature, min(training.settings.round_questions, self.trained), rng)
         return np.resize(drawn, training.settings.round_questions)
 
     def learn(self, rollouts: Rollouts) -> None:
