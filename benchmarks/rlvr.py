@@ -33,7 +33,7 @@ RESAMPLES = 2000
 UNITS = ("rollouts", "steps", "seconds", "gradient_passes")
 REPLAY = {"fresh": 0.5}
 FIRST_TUNING_SEED = 100
-SETTINGS: dict[str, Any] = {"batch": 64, "group": 8}
+SETTINGS: dict[str, Any] = {"batch": 16, "group": 8, "steps": 4, "learning_rate": 1e-4}
 PLOT = Path(__file__).parent.parent / "docs" / "rlvr.png"
 
 
@@ -46,7 +46,7 @@ class Variant:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-DOTS: dict[str, Any] = {"reference": 32, "refresh": 4}
+DOTS: dict[str, Any] = {"reference": 16, "refresh": 4, "memory": 4, "temperature": 0.05, "fits": 8}
 VARIANTS = {
     "uniform": Variant("uniform"),
     "uniform_replay": Variant("uniform", settings=REPLAY),
@@ -64,7 +64,7 @@ class Plan:
     questions: str = "arithmetic"
     question_seed: int = 0  # of arithmetic questions; settings were chosen on another set, and on other training seeds
     policy: str = "arithmetic"
-    rollouts: int = 40_960
+    rollouts: int = 24_576
     every: int = 1024
     max_new_tokens: int = 12
     max_prompt_tokens: int | None = None
@@ -76,7 +76,7 @@ class Plan:
         return self.rollouts // int(self.settings["batch"] * self.settings["group"])
 
 
-QUICK: dict[str, Any] = {"rollouts": 2048, "every": 512, "settings": {"batch": 16, "group": 8}}
+QUICK: dict[str, Any] = {"rollouts": 2048, "every": 512, "settings": {**SETTINGS, "steps": 1}}
 TUNING: dict[str, Any] = {"question_seed": 1}
 Job = tuple[str, int]  # variant, seed
 Run = dict[str, Any]

@@ -153,8 +153,8 @@ def test_the_gradient_is_that_of_the_loss_and_of_finite_differences(questions):
     start = []
     with torch.no_grad():
         for row, question in enumerate(batch.questions):
-            prompts = [training.policy.prompt_ids([questions.train.prompts[question]])[0]] * 4
-            found = training.policy.logprobs(prompts, batch.tokens[row], 1.0)
+            prompt = training.policy.prompt_ids([questions.train.prompts[question]])
+            found = training.policy.logprobs(prompt, batch.tokens[row][None], 1.0)
             start.append([found[member, : batch.lengths[row, member]].double() for member in range(4)])
         ends, size = [], 1e-3
         norm = torch.cat([gradient.ravel() for gradient in ours]).norm()

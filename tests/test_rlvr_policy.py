@@ -69,9 +69,8 @@ def test_greedy_completions_are_those_of_transformers(embedded):
 def test_stored_log_probabilities_are_those_of_a_fresh_pass(embedded, temperature):
     questions = arithmetic_questions().reward.prompts[::11]
     found = draw(embedded, questions, temperature=temperature)
-    prompts = [ids for ids in embedded.prompt_ids(questions) for _ in range(4)]
     with torch.no_grad():
-        fresh = embedded.logprobs(prompts, found.tokens, temperature).numpy()
+        fresh = embedded.logprobs(embedded.prompt_ids(questions), found.tokens.reshape(-1, 4, 12), temperature).numpy()
     assert fresh[found.mask] == pytest.approx(found.logprobs[found.mask], abs=2e-5)
     assert not found.logprobs[~found.mask].any() and not found.tokens[~found.mask].any()
 

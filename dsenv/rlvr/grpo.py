@@ -279,11 +279,8 @@ class GRPO:
 
     def _logprobs(self, part: Rollouts) -> Any:
         """Return (q G, T) log-probabilities of the current policy, T the longest of these completions."""
-        prompts = [self._prompts["train"][i] for i in part.questions for _ in range(self.settings.group)]
-        longest = int(part.lengths.max())
-        return self.policy.logprobs(
-            prompts, part.tokens[..., :longest].reshape(len(prompts), longest), self.settings.temperature
-        )
+        prompts = [self._prompts["train"][i] for i in part.questions]
+        return self.policy.logprobs(prompts, part.tokens[..., : int(part.lengths.max())], self.settings.temperature)
 
     def _parts(self, batch: Rollouts, used: Ints) -> Iterator[Ints]:
         """Yield places of groups of about the same length, as many as a pass may hold."""

@@ -15,7 +15,7 @@ from dsenv.dataset import Ints
 from dsenv.errors import InputError, check_whole, require
 
 EMBEDDED = Path(__file__).parent.parent / "policies" / "arithmetic"
-BATCH_TOKENS = {"cpu": 16_384, "cuda": 131_072}  # tokens worked on at once, padding included
+BATCH_TOKENS = {"cpu": 4096, "cuda": 131_072}  # tokens worked on at once, padding included
 BATCH_LOGITS = {"cpu": 2**26, "cuda": 2**30}  # numbers of one float32 tensor over the vocabulary, of which there are a few
 Floats = npt.NDArray[np.float32]
 Bools = npt.NDArray[np.bool_]
@@ -122,20 +122,28 @@ class Policy:
         return Completions(tokens, lengths, logprobs, [text if end else None for text, end in zip(texts, ended, strict=True)])
 
     def logprobs(self, prompts: Sequence[Sequence[int]], tokens: Ints, temperature: float) -> Any:
-        """Return (n, T) log-probabilities of completions' tokens as a tensor, with a gradient where torch keeps one.
+        """Return (q G, T) log-probabilities of completions' tokens as a tensor, with a gradient where torch keeps one.
+
+        A prompt goes through the model once for all its completions, which go on from its keys and values.
 
         Args:
-            prompts: n lists of tokens.
-            tokens: (n, T), anything behind a completion's end.
+            prompts: q lists of tokens.
+            tokens: (q, G, T), anything behind a completion's end.
             temperature: above 0.
         """
         torch = require("torch", "finetune")
         inputs = self._padded(prompts)
-        given = torch.as_tensor(tokens, device=self.device)
-        inputs["input_ids"] = torch.cat([inputs["input_ids"], given], 1)
-        inputs["attention_mask"] = torch.cat([inputs["attention_mask"], torch.ones_like(given)], 1)
-        inputs["position_ids"] = _positions(inputs["attention_mask"])
-        logits = self.model(**inputs, logits_to_keep=given.shape[1] + 1, use_cache=False).logits[:, :-1]
+        group, steps = tokens.shape[1:]
+        given = torch.as_tensor(tokens.reshape(-1, steps), device=self.device)
+        output = self.model(**inputs, logits_to_keep=1, use_cache=True)
+        logits, memory = output.logits.repeat_interleave(group, 0), output.past_key_values
+        if steps > 1:
+            memory.batch_repeat_interleave(group)
+            mask = inputs["attention_mask"].repeat_interleave(group, 0)
+            mask = torch.cat([mask, torch.ones_like(given[:, 1:])], 1)
+            places = _positions(mask)[:, 1 - steps :]
+            more = {"input_ids": given[:, :-1], "position_ids": places, "past_key_values": memory}
+            logits = torch.cat([logits, self.model(**more, attention_mask=mask, use_cache=True).logits], 1)
         return (logits.float() / temperature).log_softmax(-1).gather(-1, given[..., None])[..., 0]
 
     def embed(self, prompts: Sequence[str]) -> Floats:

@@ -44,13 +44,13 @@ class Settings:
         max_grad_norm: gradients are scaled down to it.
     """
 
-    batch: int = 32
+    batch: int = 16
     group: int = 8
-    steps: int = 1
+    steps: int = 4
     minibatches: int = 1
     fresh: float = 1.0
     capacity: int = 256
-    learning_rate: float = 3e-4
+    learning_rate: float = 1e-4
     warmup: int = 10
     clip: float = 0.2
     kl: float = 0.0

@@ -39,13 +39,13 @@ class Dots(Controller):
     def __init__(
         self,
         training: Training,
-        reference: int = 32,
+        reference: int = 16,
         refresh: int = 4,
         memory: int = 4,
         own_rollouts: bool = True,
         target: float = 0.5,
         temperature: float = 0.05,
-        fits: int = 10,
+        fits: int = 8,
     ) -> None:
         super().__init__(training)
         pool = len(training.questions.reference)
