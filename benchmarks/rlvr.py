@@ -31,7 +31,7 @@ from dsenv.stats import mean_interval, percentile_interval
 
 RESAMPLES = 2000
 UNITS = ("rollouts", "steps", "seconds", "gradient_passes")
-REPLAY = {"fresh": 0.5}
+REPLAY = {"fresh": 0.25, "capacity": 256}
 FIRST_TUNING_SEED = 100
 SETTINGS: dict[str, Any] = {"batch": 16, "group": 8, "steps": 4, "learning_rate": 1e-4}
 PLOT = Path(__file__).parent.parent / "docs" / "rlvr.png"
@@ -46,7 +46,7 @@ class Variant:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-DOTS: dict[str, Any] = {"reference": 16, "refresh": 4, "memory": 4, "temperature": 0.05, "fits": 8}
+DOTS: dict[str, Any] = {"reference": 16, "refresh": 8, "memory": 8, "temperature": 0.05, "fits": 8}
 VARIANTS = {
     "uniform": Variant("uniform"),
     "uniform_replay": Variant("uniform", settings=REPLAY),
