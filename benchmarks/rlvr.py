@@ -31,9 +31,9 @@ from dsenv.stats import mean_interval, percentile_interval
 
 RESAMPLES = 2000
 UNITS = ("rollouts", "steps", "seconds", "gradient_passes")
-REPLAY = {"fresh": 0.25, "capacity": 256}
+REPLAY = {"fresh": 0.5, "capacity": 256}
 FIRST_TUNING_SEED = 100
-SETTINGS: dict[str, Any] = {"batch": 16, "group": 8, "steps": 4, "learning_rate": 1e-4}
+SETTINGS: dict[str, Any] = {"batch": 8, "group": 8, "steps": 4, "learning_rate": 1e-4}
 PLOT = Path(__file__).parent.parent / "docs" / "rlvr.png"
 
 
@@ -64,7 +64,7 @@ class Plan:
     questions: str = "arithmetic"
     question_seed: int = 0  # of arithmetic questions; settings were chosen on another set, and on other training seeds
     policy: str = "arithmetic"
-    rollouts: int = 24_576
+    rollouts: int = 16_384
     every: int = 1024
     max_new_tokens: int = 12
     max_prompt_tokens: int | None = None

@@ -123,7 +123,7 @@ def other_answer(kind: str, prompt: str, answer: str) -> str:
     """Return the answer to another task: the reverse for a copy, the difference for a sum, a number of the question, ..."""
     if kind in ("copy", "reverse"):
         return answer[::-1]
-    numbers = re.findall("[0-9]+", prompt)
+    numbers: list[str] = re.findall("[0-9]+", prompt)
     if kind == "add":
         return str(int(numbers[0]) - int(numbers[1]))
     if kind == "subtract":

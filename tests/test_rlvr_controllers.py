@@ -25,7 +25,7 @@ def questions():
 
 
 def simulated(questions, seed=0, **settings):
-    return Simulator(questions, Settings(**settings), seed)
+    return Simulator(questions, Settings(**{"batch": 32, "steps": 1, **settings}), seed)
 
 
 def play(controller, rounds):
@@ -144,7 +144,7 @@ def test_no_controller_reads_test_or_reward_questions(questions, name):
     blind = replace(questions, **hidden)
     with pytest.raises(AssertionError, match="was read"):
         simulated(blind).pass_rates(blind.reward)
-    training = GRPO(Policy(), blind, Settings(batch=4, group=2))
+    training = GRPO(Policy(), blind, Settings(batch=4, group=2, steps=1))
     with pytest.raises(AssertionError, match="was read"):
         assert blind.test.answers
     options = {"reference": 4} if name == "dots" else {}
@@ -180,7 +180,7 @@ def test_the_filter_asks_for_what_is_neither_solved_nor_out_of_reach(questions):
 def test_dots_asks_for_pass_rates_near_its_target(questions):
     training = simulated(questions)
     training._learn = lambda ids: None
-    controller = make_controller("dots", training, reference=64)
+    controller = make_controller("dots", training, reference=64, refresh=4, memory=4)
     asked = np.concatenate(play(controller, 10)[2:])
     everything = training.pass_rates(questions.train)
     assert np.abs(everything[asked] - 0.5).mean() < 0.55 * np.abs(everything - 0.5).mean()

@@ -25,7 +25,7 @@ from tests.test_registry import ALLOWED_WARNINGS, play, same
 from tests.test_rlvr_questions import problems, write_folder
 
 SIMULATOR, ARITHMETIC = "DataSelectRLVR-Simulator-v0", "DataSelectRLVR-Arithmetic-v0"
-SHORT = {"batch": 4, "group": 4, "budget": 64}
+SHORT = {"batch": 4, "group": 4, "steps": 1, "budget": 64}
 GOLDEN = Path(__file__).parent / "golden_rollouts.json"
 
 
@@ -219,8 +219,7 @@ def test_the_real_gsm8k_with_the_real_tiny_llama(data_dir, stories):
 
 @pytest.mark.slow
 def test_ppo_trains_on_the_simulator_and_is_tried_on_the_real_environment():
-    keywords = {"batch": 32, "group": 8, "budget": 40 * 256}
-    simulator = gym.make(SIMULATOR, **keywords)
+    simulator = gym.make(SIMULATOR)
     agent = PPO("MlpPolicy", simulator, gamma=1.0, n_steps=400, batch_size=100, seed=0, device="cpu")
 
     def gained(env, policy, seeds):
@@ -238,9 +237,17 @@ def test_ppo_trains_on_the_simulator_and_is_tried_on_the_real_environment():
     agent.learn(40_000)
     trained = gained(simulator, lambda observation: int(agent.predict(observation)[0]), range(5))
     assert trained > 1.3 * uniform
-    real = gym.make(ARITHMETIC, **keywords)
+    real = gym.make(ARITHMETIC)
     found = gained(real, lambda observation: int(agent.predict(observation)[0]), [0])
-    assert -1 < found < 1 and real.unwrapped.training.costs.charged == 40 * 256
+    assert -0.5 < found < 0.5 and real.unwrapped.training.costs.charged == 40 * 256
+
+
+@pytest.mark.slow
+def test_uniform_questions_raise_the_pass_rate_of_the_real_environment():
+    """Plain GRPO learns: an episode of uniform clusters gains on the reward questions."""
+    env = gym.make(ARITHMETIC)
+    trace = play(env, 0)
+    assert len(trace) == 41 and trace[-1][4]["score"] > trace[0][1]["score"] + 0.02
 
 
 def test_ids_are_registered():

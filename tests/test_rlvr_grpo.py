@@ -19,7 +19,7 @@ from dsenv.rlvr.runs import train
 from dsenv.rlvr.snapshots import load_snapshot, save_snapshot
 from dsenv.rlvr.training import Settings, TrainingStopped
 
-SMALL = {"batch": 6, "group": 4}
+SMALL = {"batch": 6, "group": 4, "steps": 1, "learning_rate": 3e-4}
 THIRD = 48 * np.array([2, 10, 34, 42, 50, 2]) + np.array([0, 1, 2, 3, 4, 5])  # third levels: neither solved nor out of reach
 
 

@@ -24,7 +24,7 @@ from dsenv.seeding import generator
 GAIN = 0.02  # of skill: a question at p = 1/2 teaches a quarter of it
 TRANSFER = 0.1
 SPREAD = 0.5  # difficulties inside a cluster lie so far around their mean
-FIRST, LAST = -3.0, 5.0  # mean difficulty of a kind's first and last cluster, to a policy of skill 0
+FIRST, LAST = -4.0, 10.0  # mean difficulty of a kind's first and last cluster, to a policy of skill 0
 
 
 class Simulator:

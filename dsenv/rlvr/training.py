@@ -44,7 +44,7 @@ class Settings:
         max_grad_norm: gradients are scaled down to it.
     """
 
-    batch: int = 16
+    batch: int = 8
     group: int = 8
     steps: int = 4
     minibatches: int = 1
