@@ -210,7 +210,7 @@ def test_questions_of_gsm8k_with_a_tiny_checkpoint(llama, tmp_path):
 def test_the_real_gsm8k_with_the_real_tiny_llama(data_dir, stories):
     policy = Policy(str(stories[1]), max_new_tokens=8)
     env = gym.make(
-        "DataSelectRLVR-GSM8K-v0", policy=policy, max_prompt_tokens=200, batch=4, group=2, budget=16, reward="final"
+        "DataSelectRLVR-GSM8K-v0", policy=policy, max_prompt_tokens=200, batch=4, group=2, steps=1, budget=16, reward="final"
     )
     assert 500 < len(env.unwrapped.questions.train) < 6717
     trace = play(env, 0)

@@ -8,11 +8,11 @@ import pytest
 import torch
 import transformers
 
+from dsenv import causal as causal_module
 from dsenv.causal import load_causal, token_logprobs
 from dsenv.dataset import Rows
 from dsenv.errors import InputError
 from dsenv.seeding import generator
-from dsenv.selectors import causal as causal_module
 from dsenv.selectors import gradients
 from dsenv.selectors.ask_llm import QUESTION, ask_llm, yes_share
 from dsenv.selectors.data_whisperer import data_whisperer, demonstration_scores
