@@ -82,7 +82,7 @@ class DataSelectRLVREnv(gym.Env[Any, Any]):
         questions: str | Path | QuestionSet = "arithmetic",
         *,
         policy: Any = "arithmetic",
-        budget: int = 10_240,
+        budget: int = 20_480,
         max_new_tokens: int = LONGEST,
         max_prompt_tokens: int | None = None,
         clusters: str = "given",
