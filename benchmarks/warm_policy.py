@@ -64,12 +64,13 @@ def warm_up(out: Path, steps: Sequence[int], seed: int = 0) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     tokenizer = make_tokenizer()
-    torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=len(tokenizer), max_position_embeddings=CONTEXT, tie_word_embeddings=True, pad_token_id=0, bos_token_id=1,
         eos_token_id=2, **SIZES,
     )  # fmt: skip
-    model = LlamaForCausalLM(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = LlamaForCausalLM(config)
     print(f"{sum(weight.numel() for weight in model.parameters()):,} weights, {sum(steps)} steps of {BATCH} questions")
     rng = generator(seed, "warm-up questions")
     for phase, count in enumerate(steps):

@@ -8,10 +8,12 @@ import pytest
 import torch
 import transformers
 
+from benchmarks import warm_policy
 from dsenv.errors import InputError
 from dsenv.rlvr import policy as policy_module
-from dsenv.rlvr.arithmetic import arithmetic_questions
+from dsenv.rlvr.arithmetic import LEVELS, arithmetic_questions
 from dsenv.rlvr.policy import Policy
+from tests.test_rlvr_questions import solve
 
 PROMPTS = ["the cat", "a", "in the beginning there was", "ab", "er the in"]
 
@@ -134,6 +136,25 @@ def test_the_embedded_policy_is_small_and_safe():
     policy = Policy()
     assert sum(weight.numel() for weight in policy.model.parameters()) <= 500_000
     assert type(policy.model).__name__ == "LlamaForCausalLM"
+
+
+def test_the_warm_up_makes_a_policy(tmp_path, monkeypatch, capsys):
+    """Right answers first; then, above a level, also those of another task; no question of the set but of level 1."""
+    rng = np.random.default_rng(0)
+    questions = arithmetic_questions()
+    taken = {prompt for part in questions.parts.values() for prompt in part.prompts}
+    first = [warm_policy.draw(rng, taken, wrong=False) for _ in range(700)]
+    assert all(solve(prompt) == answer for prompt, answer in first)
+    clusters = dict(zip(questions.train.prompts, questions.train.cluster % LEVELS, strict=True))
+    assert {clusters[prompt] for prompt, _ in first if prompt in clusters} == {0}
+    second = [warm_policy.draw(rng, taken, wrong=True) for _ in range(700)]
+    assert 0.3 < np.mean([solve(prompt) == answer for prompt, answer in second]) < 0.6
+    monkeypatch.setattr(warm_policy, "BATCH", 4)
+    warm_policy.warm_up(tmp_path / "made", (1, 1))
+    assert "phase 2: loss" in capsys.readouterr().out
+    made = Policy(str(tmp_path / "made"))
+    assert made.tokenizer.get_vocab() == Policy().tokenizer.get_vocab()
+    assert made.model.config.to_dict() == Policy().model.config.to_dict() | {"_name_or_path": made.model.config._name_or_path}
 
 
 def test_bad_checkpoints_and_prompts_are_named(llama, tmp_path):
