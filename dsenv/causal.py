@@ -100,7 +100,7 @@ def token_logprobs(
     with torch.inference_mode():
         batches = list(token_batches(np.array([len(ids) for ids in sequences]), BATCH_TOKENS))
         for batch in track(batches, what, total=len(sequences), weight=len(sequences) / len(batches)):
-            logits = causal.model(**_padded(causal, [sequences[i] for i in batch])).logits
+            logits = causal.model(**pad_ids([sequences[i] for i in batch], causal.device)).logits
             for row, number in enumerate(batch):
                 positions = torch.tensor([position - 1 for position, _ in wanted[number]], device=causal.device)
                 tokens = torch.tensor([token for _, token in wanted[number]], device=causal.device)
@@ -130,20 +130,25 @@ def attention_to(
     """
     torch = require("torch", "finetune")
     with torch.inference_mode():
-        output = causal.model(**_padded(causal, [ids]), output_attentions=True, use_cache=False)
+        output = causal.model(**pad_ids([ids], causal.device), output_attentions=True, use_cache=False)
         if not output.attentions or output.attentions[layer] is None:
             raise InputError(f"model {causal.name!r} returns no attention weights of layer {layer}")
         received = output.attentions[layer][0].double().sum(0)[list(queries)].sum(0).cpu().numpy()
         return np.array([received[list(span)].sum() for span in spans]), torch.log_softmax(output.logits[0].float(), -1)
 
 
-def _padded(causal: Causal, sequences: Sequence[Sequence[int]]) -> dict[str, Any]:
-    """Pad on the right, where a causal model's real tokens cannot see it; any token will do."""
+def pad_ids(sequences: Sequence[Sequence[int]], device: str, *, left: bool = False) -> dict[str, Any]:
+    """Return tokens and mask (n, longest), padded with any token.
+
+    On the right a causal model's real tokens cannot see it; on the left the mask hides it, and what follows begins in one
+    column, but positions have to be given.
+    """
     torch = require("torch", "finetune")
     longest = max(len(ids) for ids in sequences)
     ids = torch.zeros(len(sequences), longest, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence)] = torch.tensor(sequence)
-        mask[row, : len(sequence)] = 1
-    return {"input_ids": ids.to(causal.device), "attention_mask": mask.to(causal.device)}
+        start = longest - len(sequence) if left else 0
+        ids[row, start : start + len(sequence)] = torch.tensor(sequence)
+        mask[row, start : start + len(sequence)] = 1
+    return {"input_ids": ids.to(device), "attention_mask": mask.to(device)}

@@ -26,7 +26,7 @@ ORDER = (
     "selectors.gradients", "selectors.less", "selectors.trak", "selectors.prompts",
     "selectors.ask_llm", "selectors.ufo", "selectors.data_whisperer", "selectors", "finalists",
     "baselines", "evaluation", "leaderboard", "finetuning", "rlvr", "rlvr.checkers", "rlvr.questions", "rlvr.arithmetic",
-    "rlvr.gsm8k", "rlvr.policy", "rlvr.replay", "rlvr.loss", "rlvr.training", "rlvr.grpo", "rlvr.simulator",
+    "rlvr.gsm8k", "rlvr.policy", "rlvr.replay", "rlvr.loss", "rlvr.training", "rlvr.weights", "rlvr.grpo", "rlvr.simulator",
     "rlvr.difficulty", "rlvr.controllers.controller", "rlvr.controllers.uniform", "rlvr.controllers.difficulty",
     "rlvr.controllers.dots", "rlvr.controllers", "rlvr.snapshots", "rlvr.runs", "rlvr.env", "cli",
 )  # fmt: skip

@@ -6,11 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 
 from dsenv.errors import InputError
 from dsenv.rlvr.arithmetic import LEVELS, arithmetic_questions
 from dsenv.rlvr.controllers import CONTROLLERS, make_controller
-from dsenv.rlvr.difficulty import DifficultyPredictor, calibrated, recalibrate, sampling_weights
+from dsenv.rlvr.difficulty import DifficultyPredictor, calibrated, recalibrate, sampling_scores
 from dsenv.rlvr.grpo import GRPO
 from dsenv.rlvr.policy import Policy
 from dsenv.rlvr.questions import Questions
@@ -40,16 +41,18 @@ def play(controller, rounds):
 
 
 def test_sampling():
-    assert sampling_weights(np.array([0.5, 0.6, 0.9]), 0.5, 0.1) == pytest.approx([0.721399, 0.265388, 0.013213], abs=1e-6)
-    far = sampling_weights(np.array([0.5, 0.9]), 0.5, 1e-3)
+    assert softmax(sampling_scores(np.array([0.5, 0.6, 0.9]), 0.5, 0.1)) == pytest.approx(
+        [0.721399, 0.265388, 0.013213], abs=1e-6
+    )
+    far = softmax(sampling_scores(np.array([0.5, 0.9]), 0.5, 1e-3))
     assert np.isfinite(far).all() and far[0] == pytest.approx(1)
 
 
 def test_the_draw_follows_the_weights():
     predictions = np.array([0.5, 0.6, 0.9])
     rng = np.random.default_rng(0)
-    first = [gumbel_top(-np.abs(predictions - 0.5) / 0.1, 2, rng)[0] for _ in range(4000)]
-    assert np.bincount(first, minlength=3) / 4000 == pytest.approx(sampling_weights(predictions, 0.5, 0.1), abs=0.03)
+    first = [gumbel_top(sampling_scores(predictions, 0.5, 0.1), 2, rng)[0] for _ in range(4000)]
+    assert np.bincount(first, minlength=3) / 4000 == pytest.approx(softmax(sampling_scores(predictions, 0.5, 0.1)), abs=0.03)
 
 
 def test_without_similarity_the_prediction_is_the_mean():
@@ -167,7 +170,7 @@ def test_uniform_passes_over_the_pool(questions):
 
 def test_the_filter_asks_for_what_is_neither_solved_nor_out_of_reach(questions):
     training = simulated(questions, batch=64)
-    training._learn = lambda ids: None  # nothing changes, so rates are what they are
+    training.update = lambda batch, stale: None  # nothing changes, so rates are what they are
     controller = make_controller("difficulty", training, patience=50)
     play(controller, 20)
     late = np.concatenate(play(controller, 10))
@@ -179,7 +182,7 @@ def test_the_filter_asks_for_what_is_neither_solved_nor_out_of_reach(questions):
 
 def test_dots_asks_for_pass_rates_near_its_target(questions):
     training = simulated(questions)
-    training._learn = lambda ids: None
+    training.update = lambda batch, stale: None
     controller = make_controller("dots", training, reference=64, refresh=4, memory=4)
     asked = np.concatenate(play(controller, 10)[2:])
     everything = training.pass_rates(questions.train)

@@ -40,7 +40,7 @@ def weights(training):
 def gradients(training, batch):
     """What an update would step along."""
     training.optimizer.step = lambda: None
-    training._update(batch, 0)
+    training.update(batch, 0)
     return [weight.grad.clone() for weight in training.policy.model.parameters()]
 
 
@@ -152,7 +152,7 @@ def test_the_gradient_is_that_of_the_loss_and_of_finite_differences(questions):
     assert batch.signal.any() and not batch.signal.all()
     training.optimizer.step = lambda: None
     training.settings = replace(training.settings, max_grad_norm=1e6)
-    training._update(older, len(older))
+    training.update(older, len(older))
     ours = [weight.grad.clone() for weight in training.policy.model.parameters()]
     training.optimizer.zero_grad()
     losses(training, older).backward()
@@ -182,7 +182,7 @@ def test_the_gradient_with_a_divergence_term(questions):
     batch = training.roll_out(ids_of(training, 1))
     training.optimizer.step = lambda: None
     training.settings = replace(training.settings, max_grad_norm=1e6)
-    training._update(batch, 0)
+    training.update(batch, 0)
     ours = [weight.grad.clone() for weight in training.policy.model.parameters()]
     training.optimizer.zero_grad()
     losses(training, batch, reference=initial).backward()
@@ -217,7 +217,7 @@ def test_later_minibatches_are_clipped_around_where_the_update_began(questions):
         step()
 
     training._step, training.optimizer.step = watch, keep
-    training._update(batch, 8)  # taken as replayed: π_o is computed anew, and equals what was stored
+    training.update(batch, 8)  # taken as replayed: π_o is computed anew, and equals what was stored
     first, expected, second = gradients
     assert training.costs.scored == 4 * batch.signal.sum() and training.costs.steps == 2
     assert all(torch.allclose(a, b, atol=1e-5) for a, b in zip(expected, second, strict=True))
@@ -263,7 +263,7 @@ def test_training_raises_the_chance_of_what_was_right(questions):
     training = made(questions, learning_rate=1e-3, warmup=1, batch=32, group=8)
     ids = ids_of(training)
     batch = training.roll_out(ids)
-    training._update(batch, 0)
+    training.update(batch, 0)
     with torch.no_grad():
         after = training._logprobs(batch).numpy().reshape(batch.logprobs.shape[0], 8, -1)
     longest = after.shape[-1]
@@ -294,8 +294,8 @@ def test_replay_trains_on_stored_log_probabilities(questions):
     training = made(questions, fresh=0.5, batch=12, learning_rate=1e-3, warmup=1)
     first = training.round(ids_of(training))
     seen = []
-    update = training._update
-    training._update = lambda batch, stale: (seen.append((batch, stale)), update(batch, stale))
+    update = training.update
+    training.update = lambda batch, stale: (seen.append((batch, stale)), update(batch, stale))
     training.round(ids_of(training, 1))
     batch, stale = seen[0]
     assert stale == first.signal.sum() > 0 and len(batch) == 6 + stale

@@ -12,6 +12,7 @@ from dsenv.dataset import Ints
 from dsenv.errors import InputError, check_whole, require
 from dsenv.metrics import Doubles
 from dsenv.rlvr.policy import Floats
+from dsenv.rlvr.weights import put_weights_state, weights_state
 
 LOWEST, HIGHEST = 1e-4, 1 - 1e-4  # logits are taken of predictions inside
 TEMPERATURES = (0.01, 10.0)
@@ -91,24 +92,12 @@ class DifficultyPredictor:
 
     def state(self) -> dict[str, npt.NDArray[np.generic]]:
         """Return weights, their moments and the number of fits, arrays by name."""
-        found: dict[str, npt.NDArray[np.generic]] = {"fits": np.array(self._fits)}
-        for name, weight in self._network.named_parameters():
-            found[f"weight {name}"] = weight.detach().numpy().copy()
-            for key, value in self._optimizer.state.get(weight, {}).items():
-                found[f"{key} {name}"] = value.numpy().copy()
-        return found
+        return {"fits": np.array(self._fits), **weights_state(self._network.named_parameters(), self._optimizer)}
 
     def restore(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Take back what ``state`` returned."""
-        torch = require("torch", "finetune")
         self._fits = int(state["fits"])
-        with torch.no_grad():
-            for name, weight in self._network.named_parameters():
-                weight.copy_(torch.as_tensor(state[f"weight {name}"]))
-                keys = ("step", "exp_avg", "exp_avg_sq")
-                moments = {key: torch.as_tensor(state[f"{key} {name}"]) for key in keys if f"{key} {name}" in state}
-                if moments:
-                    self._optimizer.state[weight] = moments
+        put_weights_state(self._network.named_parameters(), self._optimizer, state)
 
     def _leave_one_out(self, reference: Ints, values: Doubles) -> tuple[Any, Any, Any, Any]:
         torch = require("torch", "finetune")
@@ -153,17 +142,15 @@ def recalibrate(predictions: Doubles, predicted: Doubles, measured: Doubles) -> 
     return np.asarray(np.clip(measured.mean() + slope * (predictions - predicted.mean()), 0, 1))
 
 
-def sampling_weights(predictions: Doubles, target: float = 0.5, temperature: float = 1e-3) -> Doubles:
-    """Return P(q) ∝ exp(-|prediction - α| / τ), (n,).
+def sampling_scores(predictions: Doubles, target: float = 0.5, temperature: float = 1e-3) -> Doubles:
+    """Return log P(q) up to a constant, (n,): P(q) ∝ exp(-|prediction - α| / τ).
 
     Args:
         predictions: of pass rates.
         target: α.
         temperature: τ; published: 1e-3.
     """
-    distance = np.abs(np.asarray(predictions, np.float64) - target)
-    weights = np.exp(-(distance - distance.min()) / temperature)
-    return np.asarray(weights / weights.sum())
+    return np.asarray(-np.abs(np.asarray(predictions, np.float64) - target) / temperature)
 
 
 def _adapter(torch: Any, width: int, hidden: int) -> Any:

@@ -20,19 +20,20 @@ import numpy as np
 import numpy.typing as npt
 
 from dsenv.dataset import Ints
-from dsenv.errors import InputError, one_of, require
+from dsenv.errors import one_of, require
 from dsenv.metrics import Doubles
 from dsenv.rlvr.loss import advantages, kl_estimate, objective
 from dsenv.rlvr.policy import Completions, Floats, Policy
 from dsenv.rlvr.questions import Questions, QuestionSet
-from dsenv.rlvr.replay import ReplayBuffer, Rollouts, join
-from dsenv.rlvr.training import Costs, Settings, TrainingStopped, check_round
+from dsenv.rlvr.replay import Rollouts
+from dsenv.rlvr.training import Costs, RoundByRound, Settings, TrainingStopped
+from dsenv.rlvr.weights import put_weights_state, weights_state
 from dsenv.seeding import generator
 
 BETAS = (0.9, 0.99)  # of Adam: its second moments forget the first, rough steps soon
 
 
-class GRPO:
+class GRPO(RoundByRound):
     """A policy in training on a set of questions.
 
     All randomness comes from the seed and the number of earlier draws, so the same seed and choices give the same policy on
@@ -48,9 +49,9 @@ class GRPO:
     def __init__(self, policy: Policy, questions: QuestionSet, settings: Settings | None = None, seed: int = 0) -> None:
         self.policy, self.questions, self.settings, self.seed = policy, questions, settings or Settings(), seed
         self._check = questions.check
-        self._prompts: dict[str, list[list[int]]] = {}
-        for part in ("train", "reference", "reward"):
-            self._prompts[part] = policy.prompt_ids(questions.parts[part].prompts)
+        self._prompts = policy.prompt_ids(questions.train.prompts)
+        for part in ("reference", "reward"):  # a prompt that is too long is refused now, not in the middle of a run
+            policy.prompt_ids(questions.parts[part].prompts)
         torch = require("torch", "finetune")
         self._weights = [weight for weight in policy.model.parameters() if weight.requires_grad]
         self._initial = [weight.detach().clone() for weight in self._weights]
@@ -61,10 +62,7 @@ class GRPO:
     def restart(self, seed: int) -> None:
         """Put the policy back to where training began, with a new seed."""
         self._put(self._initial)
-        self.seed = seed
-        self.costs = Costs()
-        self.rounds = self.draws = 0
-        self.buffer = ReplayBuffer(self.settings.capacity)
+        self.begin(seed)
         self.optimizer = self._torch.optim.AdamW(
             self._weights, lr=self.settings.learning_rate, weight_decay=0.0, betas=BETAS, fused=True
         )
@@ -83,14 +81,9 @@ class GRPO:
         questions: Questions = self.questions.parts[part].take(ids)
         group = self.settings.group
         with self.costs.timed("roll_out"):
-            rng = generator(self.seed, f"rollouts {self.draws}")
-            self.draws += 1
-            found = self.policy.complete(questions.prompts, group, self.settings.temperature, rng)
+            found = self.policy.complete(questions.prompts, group, self.settings.temperature, self.next_draw())
             right = self._right(questions, found, group)
-        if part == "train":
-            self.costs.rollouts += len(right)
-        else:
-            self.costs.reference_rollouts += len(right)
+        self.charge(part, len(right))
         shape = (len(questions), group)
         return Rollouts(
             np.asarray(ids, np.int64),
@@ -99,33 +92,6 @@ class GRPO:
             found.logprobs.reshape(*shape, -1),
             right.reshape(shape),
         )
-
-    def round(self, ids: Ints) -> Rollouts:
-        """Train one round on chosen questions of the training part and return their rollouts.
-
-        Raises:
-            InputError: for another number of questions than a round has, or an id that is none.
-            TrainingStopped: where a loss is not finite.
-        """
-        settings = self.settings
-        chosen = check_round(ids, settings, self.questions)
-        done = []
-        for step in range(settings.steps):
-            fresh = self.roll_out(chosen[step * settings.fresh_questions : (step + 1) * settings.fresh_questions])
-            done.append(fresh)
-            batch, stale = fresh, 0
-            if self.rounds and len(self.buffer) and settings.fresh < 1:
-                rng = generator(self.seed, f"replay {self.costs.steps}")
-                old = self.buffer.draw(settings.batch - len(fresh), rng)
-                batch, stale = join([fresh, old]), len(old)
-            with self.costs.timed("update"):
-                self._update(batch, stale)
-                if self.policy.device != "cpu":
-                    self._torch.accelerator.synchronize()
-            if settings.fresh < 1:
-                self.buffer.add(fresh)
-        self.rounds += 1
-        return join(done)
 
     def pass_rates(self, questions: Questions) -> Doubles:
         """Return (n,) 1 where the likeliest completion of a question is right, else 0."""
@@ -154,11 +120,7 @@ class GRPO:
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Return weights, moments of the optimiser and the replay buffer, arrays by name."""
-        found: dict[str, npt.NDArray[Any]] = {}
-        for number, weight in enumerate(self._weights):
-            found[f"weight {number}"] = weight.detach().cpu().numpy().copy()
-            for key, value in self.optimizer.state.get(weight, {}).items():
-                found[f"{key} {number}"] = value.cpu().numpy().copy()
+        found = weights_state(enumerate(self._weights), self.optimizer)
         if self.buffer.groups is not None:
             found |= {f"replay {name}": value for name, value in vars(self.buffer.groups).items()}
         return found
@@ -173,25 +135,14 @@ class GRPO:
         Raises:
             InputError: where the weights are of another shape.
         """
-        values = [state.get(f"weight {number}") for number in range(len(self._weights))]
-        for weight, value in zip(self._weights, values, strict=True):
-            if value is None or value.shape != tuple(weight.shape):
-                raise InputError(
-                    f"the state has weights of shape {None if value is None else value.shape}, not {weight.shape}"
-                )
         self.restart(self.seed)
-        self._put([self._torch.as_tensor(value) for value in values])
-        for number, weight in enumerate(self._weights):
-            keys = ("step", "exp_avg", "exp_avg_sq")
-            moments = {key: self._torch.tensor(state[f"{key} {number}"]) for key in keys if f"{key} {number}" in state}
-            if moments:
-                self.optimizer.state[weight] = {key: value.to(weight.device) for key, value in moments.items()}
+        put_weights_state(enumerate(self._weights), self.optimizer, state)
         if "replay questions" in state:
             self.buffer.groups = Rollouts(*(state[f"replay {name}"] for name in Rollouts.__dataclass_fields__))
         self.rounds, self.draws = counts["rounds"], counts["draws"]
         self.costs = Costs(**copy.deepcopy(dict(counts["costs"])))
 
-    def _update(self, batch: Rollouts, stale: int) -> None:
+    def update(self, batch: Rollouts, stale: int) -> None:
         """Train on groups of which the last ``stale`` are replayed, in as many optimiser steps as there are minibatches."""
         settings = self.settings
         weights = advantages(batch.rewards, settings.advantages)
@@ -207,6 +158,8 @@ class GRPO:
                 reference = self._score(batch, used)
         for minibatch in np.array_split(rng.permutation(len(batch)), settings.minibatches):
             self._step(batch, weights, start, reference, minibatch, used[np.isin(used, minibatch)])
+        if self.policy.device != "cpu":
+            self._torch.accelerator.synchronize()  # so that its seconds are counted here
 
     def _step(self, batch: Rollouts, weights: Doubles, start: Floats, reference: Floats, minibatch: Ints, used: Ints) -> None:
         torch, settings, device = self._torch, self.settings, self.policy.device
@@ -279,11 +232,11 @@ class GRPO:
 
     def _logprobs(self, part: Rollouts) -> Any:
         """Return (q G, T) log-probabilities of the current policy, T the longest of these completions."""
-        prompts = [self._prompts["train"][i] for i in part.questions]
+        prompts = [self._prompts[i] for i in part.questions]
         return self.policy.logprobs(prompts, part.tokens[..., : int(part.lengths.max())], self.settings.temperature)
 
     def _parts(self, batch: Rollouts, used: Ints) -> Iterator[Ints]:
         """Yield places of groups of about the same length, as many as a pass may hold."""
-        prompts = np.array([len(self._prompts["train"][i]) for i in batch.questions[used]], np.int64)
+        prompts = np.array([len(self._prompts[i]) for i in batch.questions[used]], np.int64)
         for some in self.policy.batches(prompts, batch.lengths[used].max(1), self.settings.group):
             yield used[some]

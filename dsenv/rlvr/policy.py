@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsenv.causal import Causal, load_causal
+from dsenv.causal import Causal, load_causal, pad_ids
 from dsenv.dataset import Ints
 from dsenv.errors import InputError, check_whole, require
 
@@ -251,27 +251,20 @@ class Policy:
                 if cache:
                     memory.batch_select_indices(kept)
             mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
-            written = torch.cat([written, drawn[:, None]], 1)
             places = _positions(mask)
             if cache:
                 one = {"input_ids": drawn[:, None], "position_ids": places[:, -1:], "past_key_values": memory}
                 logits = self.model(**one, attention_mask=mask, use_cache=True).logits[:, -1].float()
             else:
+                written = torch.cat([written, drawn[:, None]], 1)
                 whole = {"input_ids": written, "attention_mask": mask, "position_ids": places}
                 logits = self.model(**whole, logits_to_keep=1, use_cache=False).logits[:, -1].float()
         return tokens.cpu().numpy(), logprobs.cpu().numpy(), lengths.cpu().numpy(), ended.cpu().numpy()
 
     def _padded(self, prompts: Sequence[Sequence[int]]) -> dict[str, Any]:
-        """Pad on the left, so that all completions begin in one column; any token will do, the mask hides it."""
-        torch = require("torch", "finetune")
-        longest = max(len(ids) for ids in prompts)
-        ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-            mask[row, longest - len(prompt) :] = 1
-        mask = mask.to(self.device)
-        return {"input_ids": ids.to(self.device), "attention_mask": mask, "position_ids": _positions(mask)}
+        """Pad on the left, so that all completions begin in one column."""
+        inputs = pad_ids(prompts, self.device, left=True)
+        return {**inputs, "position_ids": _positions(inputs["attention_mask"])}
 
 
 def _positions(mask: Any) -> Any:

@@ -17,9 +17,8 @@ from dsenv.errors import one_of
 from dsenv.metrics import Doubles
 from dsenv.rlvr.policy import Floats
 from dsenv.rlvr.questions import Questions, QuestionSet
-from dsenv.rlvr.replay import ReplayBuffer, Rollouts, join
-from dsenv.rlvr.training import Costs, Settings, check_round
-from dsenv.seeding import generator
+from dsenv.rlvr.replay import Rollouts
+from dsenv.rlvr.training import RoundByRound, Settings
 
 GAIN = 0.02  # of skill: a question at p = 1/2 teaches a quarter of it
 TRANSFER = 0.1
@@ -27,7 +26,7 @@ SPREAD = 0.5  # difficulties inside a cluster lie so far around their mean
 FIRST, LAST = -4.0, 10.0  # mean difficulty of a kind's first and last cluster, to a policy of skill 0
 
 
-class Simulator:
+class Simulator(RoundByRound):
     """A simulated policy with the interface of ``dsenv.rlvr.training.Training``; numpy alone.
 
     Args:
@@ -49,47 +48,21 @@ class Simulator:
 
     def restart(self, seed: int) -> None:
         """Put the skills back to 0, with a new seed."""
-        self.seed, self.costs, self.rounds, self.draws = seed, Costs(), 0, 0
+        self.begin(seed)
         self.skills = np.zeros(len(self.kinds))
-        self.buffer = ReplayBuffer(self.settings.capacity)
 
     def roll_out(self, ids: Ints, part: str = "train") -> Rollouts:
         """Draw G rewards of each question; completions have no tokens."""
         one_of("part", part, ("train", "reference"))
         chosen, group = np.asarray(ids, np.int64), self.settings.group
         with self.costs.timed("roll_out"):
-            rng = generator(self.seed, f"rollouts {self.draws}")
-            self.draws += 1
+            rng = self.next_draw()
             rates = self.pass_rates(self.questions.parts[part].take(chosen))
             rewards = (rng.random((len(chosen), group)) < rates[:, None]).astype(np.float64)
-        if part == "train":
-            self.costs.rollouts += rewards.size
-        else:
-            self.costs.reference_rollouts += rewards.size
+        self.charge(part, rewards.size)
         nothing = np.zeros((*rewards.shape, 0))
         lengths = np.zeros(rewards.shape, np.int64)
         return Rollouts(chosen, nothing.astype(np.int64), lengths, nothing.astype(np.float32), rewards)
-
-    def round(self, ids: Ints) -> Rollouts:
-        """Raise the skills by what a round's questions teach, and return their rollouts.
-
-        Raises:
-            InputError: for another number of questions than a round has, or an id that is none.
-        """
-        settings, done = self.settings, []
-        for fresh_ids in np.split(check_round(ids, settings, self.questions), settings.steps):
-            fresh = self.roll_out(fresh_ids)
-            done.append(fresh)
-            batch = [fresh]
-            if self.rounds and len(self.buffer):
-                rng = generator(self.seed, f"replay {self.costs.steps}")
-                batch.append(self.buffer.draw(settings.batch - len(fresh), rng))
-            with self.costs.timed("update"):
-                self._learn(np.concatenate([groups.questions for groups in batch]))
-            if settings.fresh < 1:
-                self.buffer.add(fresh)
-        self.rounds += 1
-        return join(done)
 
     def pass_rates(self, questions: Questions) -> Doubles:
         """Return p (n,) of each question; free, where a real policy is asked."""
@@ -101,12 +74,13 @@ class Simulator:
         """Return (n, K) one-hot clusters."""
         return np.eye(len(self.questions.clusters), dtype=np.float32)[self.questions.parts[part].cluster]
 
-    def _learn(self, ids: Ints) -> None:
-        questions, group = self.questions.train.take(ids), self.settings.group
+    def update(self, batch: Rollouts, stale: int) -> None:
+        """Raise the skills by what the batch's questions teach."""
+        questions, group = self.questions.train.take(batch.questions), self.settings.group
         rates = self.pass_rates(questions)
         taught = GAIN * rates * (1 - rates) * (1 - 1 / group)
         kinds = self.kind_of[questions.cluster]
         own = np.bincount(kinds, taught, len(self.kinds))
         self.skills = self.skills + own + TRANSFER * (taught.sum() - own)
-        self.costs.gradient_passes += len(ids) * group
+        self.costs.gradient_passes += len(batch) * group
         self.costs.steps += 1

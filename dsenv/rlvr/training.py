@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,7 +17,8 @@ from dsenv.metrics import Doubles
 from dsenv.rlvr.loss import ADVANTAGES
 from dsenv.rlvr.policy import Floats
 from dsenv.rlvr.questions import Questions, QuestionSet
-from dsenv.rlvr.replay import Rollouts
+from dsenv.rlvr.replay import ReplayBuffer, Rollouts, join
+from dsenv.seeding import generator
 
 
 class TrainingStopped(DsenvError, RuntimeError):
@@ -167,6 +169,65 @@ class Training(Protocol):
 
     def embeddings(self, part: str) -> Floats:
         """Return (n, d) vectors of a part's questions that stay the same while the policy is trained."""
+
+
+class RoundByRound(ABC):
+    """What a real and a simulated training share: a round's batches, replay, and what is charged."""
+
+    questions: QuestionSet
+    settings: Settings
+    costs: Costs
+    seed: int
+    rounds: int
+    draws: int
+    buffer: ReplayBuffer
+
+    def begin(self, seed: int) -> None:
+        """Forget all rounds."""
+        self.seed, self.costs, self.rounds, self.draws = seed, Costs(), 0, 0
+        self.buffer = ReplayBuffer(self.settings.capacity)
+
+    def round(self, ids: Ints) -> Rollouts:
+        """Train one round on chosen questions of the training part and return their rollouts.
+
+        Raises:
+            InputError: for another number of questions than a round has, or an id that is none.
+            TrainingStopped: where a loss or a gradient is not finite.
+        """
+        settings, done = self.settings, []
+        for fresh_ids in np.split(check_round(ids, settings, self.questions), settings.steps):
+            fresh = self.roll_out(fresh_ids)
+            done.append(fresh)
+            batch, stale = fresh, 0
+            if self.rounds and len(self.buffer):
+                old = self.buffer.draw(settings.batch - len(fresh), generator(self.seed, f"replay {self.costs.steps}"))
+                batch, stale = join([fresh, old]), len(old)
+            with self.costs.timed("update"):
+                self.update(batch, stale)
+            if settings.fresh < 1:
+                self.buffer.add(fresh)
+        self.rounds += 1
+        return join(done)
+
+    def next_draw(self) -> np.random.Generator:
+        """Return the generator of the next rollouts."""
+        self.draws += 1
+        return generator(self.seed, f"rollouts {self.draws - 1}")
+
+    def charge(self, part: str, rollouts: int) -> None:
+        """Count rollouts of a part."""
+        if part == "train":
+            self.costs.rollouts += rollouts
+        else:
+            self.costs.reference_rollouts += rollouts
+
+    @abstractmethod
+    def roll_out(self, ids: Ints, part: str = "train") -> Rollouts:
+        """Draw G completions of questions of the training or the reference part, and check them."""
+
+    @abstractmethod
+    def update(self, batch: Rollouts, stale: int) -> None:
+        """Learn from groups of which the last ``stale`` are replayed."""
 
 
 def check_round(ids: Any, settings: Settings, questions: QuestionSet) -> Ints:

@@ -11,7 +11,7 @@ from dsenv.dataset import Ints
 from dsenv.errors import InputError, check_whole
 from dsenv.metrics import Doubles
 from dsenv.rlvr.controllers.controller import Arrays, Controller
-from dsenv.rlvr.difficulty import DifficultyPredictor, recalibrate
+from dsenv.rlvr.difficulty import DifficultyPredictor, recalibrate, sampling_scores
 from dsenv.rlvr.replay import Rollouts
 from dsenv.rlvr.training import Training
 from dsenv.seeding import generator
@@ -77,8 +77,8 @@ class Dots(Controller):
         self.predictor.fit(self.measured, self.values, self.fits)
         found = self.predictor.predict(np.arange(self.trained), self.measured, self.values)
         self.predictions = recalibrate(found, self.predictor.predict_each(self.measured, self.values), self.values)
-        distance = np.abs(self.predictions - self.target)
-        drawn = gumbel_top(-distance / self.temperature, min(training.settings.round_questions, self.trained), rng)
+        scores = sampling_scores(self.predictions, self.target, self.temperature)
+        drawn = gumbel_top(scores, min(training.settings.round_questions, self.trained), rng)
         return np.resize(drawn, training.settings.round_questions)
 
     def learn(self, rollouts: Rollouts) -> None:
