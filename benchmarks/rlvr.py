@@ -47,6 +47,7 @@ class Variant:
 
 
 DOTS: dict[str, Any] = {"reference": 16, "refresh": 8, "memory": 8, "temperature": 0.05, "fits": 8}
+STAGED: dict[str, Any] = {"candidates": 128, "keep": 64, "stage": 16}
 VARIANTS = {
     "uniform": Variant("uniform"),
     "uniform_replay": Variant("uniform", settings=REPLAY),
@@ -54,7 +55,22 @@ VARIANTS = {
     "difficulty_replay": Variant("difficulty", settings=REPLAY),
     "dots": Variant("dots", DOTS),
     "dots_replay": Variant("dots", DOTS, REPLAY),
+    "learnalign": Variant("learnalign"),
+    "learnalign_staged": Variant("learnalign", STAGED),
+    "cropi": Variant("cropi"),
+    "ufo": Variant("ufo"),
+    "ufo_folded": Variant("ufo", {"folds": 3}),
+    "pass_rates": Variant("pass_rates"),
+    "lfr": Variant("lfr"),
+    "ucb": Variant("ucb"),
+    "thompson": Variant("thompson"),
+    "thompson_replay": Variant("thompson", settings=REPLAY),
+    "ppo": Variant("ppo"),
+    "ppo_replay": Variant("ppo", settings=REPLAY),
+    "likelihood": Variant("likelihood"),
+    "likelihood_replay": Variant("likelihood", settings=REPLAY),
 }
+NAMED = "likelihood_replay"  # the best of them on the tuning questions and seeds
 
 
 @dataclass(frozen=True)
@@ -181,12 +197,13 @@ def summarise(runs: dict[str, list[Run]], plan: Plan) -> dict[str, Any]:
         for unit in UNITS:
             row[unit] = cell([point[unit] for point, _ in crossings], reached)
         row["pass_rate_at_equal_steps"] = cell([at(one, "steps", plan.steps)["test"] for one in found], reached)
+        row["choosing"] = float(np.mean([choosing(one, plan) for one in found]))
         row["signal"] = cell([float(np.mean([point["signal"] for point in one["points"][1:]])) for one in found], reached)
         found_r = [point["correlation"] for one in found for point in one["points"] if point["correlation"] is not None]
         row["correlation"] = float(np.mean(found_r)) if found_r else None
         row["runs"] = len(found)
         record["controllers"][name] = row
-        record["curves"][name] = curve(found)
+        record["curves"][name] = curve(found, plan)
     record["savings"] = savings(runs, level)
     record["by_difficulty"] = by_difficulty(runs, plan)
     return record
@@ -197,6 +214,15 @@ def at(found: Run, unit: str, limit: int) -> dict[str, Any]:
     within = [point for point in found["points"] if point[unit] <= limit]
     last: dict[str, Any] = within[-1]
     return last
+
+
+def choosing(found: Run, plan: Plan) -> float:
+    """Return the share of what a run was charged within its budget that went into choosing, not into training."""
+    from dsenv.rlvr.training import Settings
+
+    last = at(found, "rollouts", plan.rollouts)
+    settings = Settings(**{**plan.settings, **VARIANTS[found["controller"]].settings})
+    return 1 - float(last["rounds"] * settings.round_rollouts / last["rollouts"])
 
 
 def crossing(found: Run, level: float) -> tuple[dict[str, float], bool]:
@@ -223,13 +249,16 @@ def cell(values: Sequence[float], reached: int) -> dict[str, Any]:
     return {"value": found.value, "low": found.low, "high": found.high, "reached": reached}
 
 
-def curve(found: Sequence[Run]) -> dict[str, Any]:
-    """Return the mean test pass rate with its interval at every point that all runs have."""
-    count = min(len(one["points"]) for one in found)
-    rows = [[one["points"][place] for one in found] for place in range(count)]
-    rates = [cell([point["test"] for point in row], 0) for row in rows]
+def curve(found: Sequence[Run], plan: Plan) -> dict[str, Any]:
+    """Return the mean test pass rate with its interval at even marks of rollouts; between two points a run rises evenly."""
+    marks = np.arange(0, plan.rollouts + 1, plan.every)
+
+    def even(one: Run, what: str) -> Any:
+        return np.interp(marks, [point["rollouts"] for point in one["points"]], [point[what] for point in one["points"]])
+
+    rates = [cell(column.tolist(), 0) for column in np.stack([even(one, "test") for one in found], 1)]
     return {
-        **{unit: [float(np.mean([point[unit] for point in row])) for row in rows] for unit in UNITS},
+        **{unit: np.mean([even(one, unit) for one in found], 0).tolist() for unit in UNITS},
         **{end: [rate[end] for rate in rates] for end in ("value", "low", "high")},
     }
 
@@ -272,8 +301,8 @@ def table(record: dict[str, Any]) -> str:
     """
     lines = [
         "| controller | pass rate at equal rollouts | at equal steps | rollouts to uniform's level | steps | seconds "
-        "| gradient passes | reached | rollouts saved | seconds saved | groups with signal | correlation |",
-        "|---" * 12 + "|",
+        "| gradient passes | reached | rollouts saved | seconds saved | for choosing | groups with signal | correlation |",
+        "|---" * 13 + "|",
     ]
     for name, row in record["controllers"].items():
         saved = record["savings"][name]
@@ -285,6 +314,7 @@ def table(record: dict[str, Any]) -> str:
             *("≥ " * late + shown(row[unit], 0) for unit in UNITS),
             f"{row['rollouts']['reached']} of {row['runs']}",
             *("" if name == "uniform" else "≤ " * late + shown(saved[unit], 2) for unit in ("rollouts", "seconds")),
+            f"{row['choosing']:.2f}",
             f"{row['signal']['value']:.2f}",
             "" if row["correlation"] is None else f"{row['correlation']:.2f}",
         ]
@@ -314,18 +344,24 @@ def draw(record: dict[str, Any], path: Path) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(12, 4.2), layout="constrained")
+    figure = Figure(figsize=(14, 4.6), layout="constrained")
     FigureCanvasAgg(figure)
+    families = list(dict.fromkeys(name.removesuffix("_replay") for name in record["curves"]))
     for axes, unit in zip(figure.subplots(1, 3, sharey=True), UNITS[:3], strict=True):
-        for number, (name, curve) in enumerate(record["curves"].items()):
-            style: dict[str, Any] = {"color": f"C{number // 2}", "linestyle": "--" if name.endswith("replay") else "-"}
-            axes.plot(curve[unit], curve["value"], label=name, linewidth=1.4, **style)
-            if curve["low"][0] is not None:
-                axes.fill_between(curve[unit], curve["low"], curve["high"], color=style["color"], alpha=0.08, linewidth=0)
+        for name, curve in record["curves"].items():
+            number, replaying = families.index(name.removesuffix("_replay")), name.endswith("_replay")
+            style: dict[str, Any] = {
+                "color": f"C{number % 10}" if number else "black",
+                "linestyle": "--" if replaying else "-",
+            }
+            style |= {"marker": "." if number > 10 else "", "linewidth": 2.4 if name in ("uniform", NAMED) else 1}
+            axes.plot(curve[unit], curve["value"], label=name, **style)
+            if curve["low"][0] is not None and name in ("uniform", NAMED):
+                axes.fill_between(curve[unit], curve["low"], curve["high"], color=style["color"], alpha=0.12, linewidth=0)
         axes.axhline(record["level"], color="0.6", linewidth=0.8)
         axes.set_xlabel({"rollouts": "rollouts charged", "steps": "optimiser steps", "seconds": "training seconds"}[unit])
     figure.axes[0].set_ylabel("test pass rate (greedy)")
-    figure.axes[0].legend(fontsize="small", frameon=False, loc="lower right")
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), fontsize="small", frameon=False, loc="outside right center")
     with atomic_write(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 

@@ -26,9 +26,12 @@ ORDER = (
     "selectors.gradients", "selectors.less", "selectors.trak", "selectors.prompts",
     "selectors.ask_llm", "selectors.ufo", "selectors.data_whisperer", "selectors", "finalists",
     "baselines", "evaluation", "leaderboard", "finetuning", "rlvr", "rlvr.checkers", "rlvr.questions", "rlvr.arithmetic",
-    "rlvr.gsm8k", "rlvr.policy", "rlvr.replay", "rlvr.loss", "rlvr.training", "rlvr.weights", "rlvr.grpo", "rlvr.simulator",
-    "rlvr.difficulty", "rlvr.controllers.controller", "rlvr.controllers.uniform", "rlvr.controllers.difficulty",
-    "rlvr.controllers.dots", "rlvr.controllers", "rlvr.snapshots", "rlvr.runs", "rlvr.env", "cli",
+    "rlvr.gsm8k", "rlvr.policy", "rlvr.replay", "rlvr.loss", "rlvr.history", "rlvr.training", "rlvr.weights", "rlvr.grpo",
+    "rlvr.simulator", "rlvr.difficulty", "rlvr.controllers.controller", "rlvr.controllers.uniform",
+    "rlvr.controllers.difficulty", "rlvr.controllers.dots", "rlvr.controllers.subset", "rlvr.controllers.learnalign",
+    "rlvr.controllers.cropi", "rlvr.controllers.ufo", "rlvr.controllers.pass_rates", "rlvr.controllers.by_cluster",
+    "rlvr.controllers.bandits", "rlvr.controllers.lfr", "rlvr.controllers.likelihood", "rlvr.controllers.agent",
+    "rlvr.controllers", "rlvr.snapshots", "rlvr.runs", "rlvr.env", "cli",
 )  # fmt: skip
 EXEMPT = {"__init__"}  # resolves names lazily
 TEST_READERS = {

@@ -11,7 +11,7 @@ import pytest
 from benchmarks import rlvr
 from benchmarks.rlvr import Plan, at, crossing, difficulty_table, identity, same, stored, summarise, table
 
-PLAN = Plan(rollouts=400, settings={"batch": 10, "group": 10})
+PLAN = Plan(rollouts=400, every=100, settings={"batch": 10, "group": 10, "steps": 1})
 
 
 def made(name, seed, rates, rollouts=100, cost=2.0):
@@ -56,6 +56,7 @@ def test_the_summary(runs):
     assert record["savings"]["uniform"]["rollouts"]["value"] == 0
     assert record["by_difficulty"]["clusters"] == {"below .2": 1, ".2 to .8": 1, "above .8": 1}
     assert record["by_difficulty"]["dots"][".2 to .8"] == dots["pass_rate"]["value"]
+    assert uniform["choosing"] == 0
     assert record["curves"]["dots"]["value"] == pytest.approx([0.2, 1.1 / 3, 0.5, 0.5, 1.65 / 3])
     json.dumps(record)
 
@@ -66,6 +67,15 @@ def test_the_tables_mark_what_is_censored(runs):
     assert lines[3].count("≥") == 4 and lines[3].count("≤") == 2 and "2 of 3" in lines[3]
     assert len({line.count("|") for line in lines}) == 1
     assert difficulty_table(summarise(runs, PLAN)).splitlines()[2] == "| start | 0.100 | 0.200 | 0.900 |"
+
+
+def test_what_went_into_choosing_and_curves_of_runs_with_other_points(runs):
+    """A round that is charged twice its rollouts spends half of them on choosing; curves are read at even marks."""
+    costly = [made("learnalign", seed, [0.2, 0.4, 0.6], rollouts=200) for seed in range(3)]
+    record = summarise({**runs, "learnalign": costly}, PLAN)
+    assert record["controllers"]["learnalign"]["choosing"] == 0.5
+    curve = record["curves"]["learnalign"]
+    assert curve["value"] == pytest.approx([0.2, 0.3, 0.4, 0.5, 0.6]) and curve["rollouts"] == [0, 100, 200, 300, 400]
 
 
 def test_one_seed_has_no_interval(runs):

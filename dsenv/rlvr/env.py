@@ -13,15 +13,13 @@ from gymnasium import spaces
 from dsenv.dataset import Ints
 from dsenv.env import EpisodeOver, Observation
 from dsenv.errors import InputError, check_whole, one_of
-from dsenv.metrics import Doubles
 from dsenv.rlvr.arithmetic import LONGEST, arithmetic_questions
 from dsenv.rlvr.gsm8k import gsm8k_questions
+from dsenv.rlvr.history import ClusterHistory
 from dsenv.rlvr.questions import QuestionSet
 from dsenv.rlvr.simulator import Simulator
 from dsenv.rlvr.training import Settings, Training
 from dsenv.seeding import generator
-
-UNKNOWN = 0.5  # difficulty of a cluster that was never asked
 
 
 class DataSelectRLVREnv(gym.Env[Any, Any]):
@@ -54,7 +52,8 @@ class DataSelectRLVREnv(gym.Env[Any, Any]):
         questions: ``arithmetic``, ``gsm8k`` (or another name, folder or hub name that ``gsm8k_questions`` takes), or a
             ``QuestionSet``.
         policy: ``arithmetic`` (the embedded one), a folder or a hub name of a causal checkpoint, a ``Policy``, or
-            ``simulator``, which is none: numbers from it say nothing about training.
+            ``simulator``, which is none: numbers from it say nothing about training. A ``Simulator`` made with the same
+            questions and settings is taken as it is.
         budget: rollouts an episode, at least one round's.
         batch, group, steps, minibatches, fresh, capacity, learning_rate, warmup, clip, kl, temperature, advantages,
             max_grad_norm: of ``dsenv.rlvr.training.Settings``.
@@ -147,8 +146,7 @@ class DataSelectRLVREnv(gym.Env[Any, Any]):
         self._orders = [generator(drawn, f"order of cluster {k}").permutation(ids) for k, ids in enumerate(self._members)]
         count = len(self._members)
         self.counts: Ints = np.zeros(count, np.int64)
-        self._difficulty: Doubles = np.full(count, UNKNOWN)
-        self._asked = np.full(count, -1)
+        self._history = ClusterHistory(self.questions, self.horizon)
         self.score = self._first_score
         self._signal, self._over = 0.0, False
         return self._observe(), self._info()
@@ -170,8 +168,7 @@ class DataSelectRLVREnv(gym.Env[Any, Any]):
         order = self._orders[action]
         rollouts = self.training.round(order[places % len(order)])
         self.counts[action] += 1
-        self._difficulty[action] = 1 - rollouts.pass_rates.mean()
-        self._asked[action] = self.training.rounds
+        self._history.see(rollouts, self.training.rounds)
         self._signal = float(rollouts.signal.mean())
         self._over = self.training.rounds == self.horizon
         before = self.score
@@ -193,7 +190,7 @@ class DataSelectRLVREnv(gym.Env[Any, Any]):
             return None
         width = max(map(len, self.questions.clusters))
         lines = [f"round {self.training.rounds} of {self.horizon}, pass rate {self.score:.3f}"]
-        for name, count, difficulty in zip(self.questions.clusters, self.counts, self._difficulty, strict=True):
+        for name, count, difficulty in zip(self.questions.clusters, self.counts, self._history.difficulty, strict=True):
             bar = "#" * round(20 * (1 - difficulty)) if count else "?"
             lines.append(f"{name:{width}} {count:4d} {bar}")
         return "\n".join(lines)
@@ -203,14 +200,8 @@ class DataSelectRLVREnv(gym.Env[Any, Any]):
 
     def _observe(self) -> Observation:
         done = self.training.rounds
-        stale = np.where(self._asked < 0, 1.0, (done - self._asked) / self.horizon)
-        sizes = np.array([len(members) for members in self._members])
-        trained = np.minimum(self.counts * self.training.settings.round_questions / sizes, 1)
-        left = np.array([1 - done / self.horizon])
-        parts = {
-            "difficulty": self._difficulty, "staleness": stale, "trained": trained, "budget_left": left,
-            "pass_rate": np.array([self.score]),
-        }  # fmt: skip
+        left, score = np.array([1 - done / self.horizon]), np.array([self.score])
+        parts = {**self._history.observe(done), "budget_left": left, "pass_rate": score}
         if self.flat:
             return np.concatenate(list(parts.values())).astype(np.float32)
         observation: dict[str, npt.NDArray[Any]] = {name: value.astype(np.float32) for name, value in parts.items()}
@@ -254,7 +245,7 @@ def make_training(
 
     Args:
         questions: what it is trained on.
-        policy: as in ``DataSelectRLVREnv``.
+        policy: as in ``DataSelectRLVREnv``; or a ``Simulator`` of these very questions and settings.
         settings: how.
         max_new_tokens: of a completion, where the policy is a name.
         max_prompt_tokens: leave out questions with longer prompts.
@@ -270,6 +261,10 @@ def make_training(
         raise InputError(
             f"policy is missing for questions {questions.name!r}: give policy= a causal checkpoint's folder or hub name"
         )
+    if isinstance(policy, Simulator):
+        if policy.questions is not questions or policy.settings != settings:
+            raise InputError("this simulator has other questions or settings: it must be made with those that are given here")
+        return policy
     if isinstance(policy, str) and policy == "simulator":
         if embedding_clusters is not None:
             raise InputError("the simulator has no embeddings: clusters must be 'given'")

@@ -20,17 +20,19 @@ import numpy as np
 import numpy.typing as npt
 
 from dsenv.dataset import Ints
-from dsenv.errors import one_of, require
+from dsenv.errors import InputError, check_whole, one_of, require
 from dsenv.metrics import Doubles
-from dsenv.rlvr.loss import advantages, kl_estimate, objective
+from dsenv.rlvr.loss import advantages, kl_estimate, objective, reweighted_advantages
 from dsenv.rlvr.policy import Completions, Floats, Policy
 from dsenv.rlvr.questions import Questions, QuestionSet
 from dsenv.rlvr.replay import Rollouts
 from dsenv.rlvr.training import Costs, RoundByRound, Settings, TrainingStopped
 from dsenv.rlvr.weights import put_weights_state, weights_state
 from dsenv.seeding import generator
+from dsenv.selectors.gradients import GRADIENT_BYTES, project
 
 BETAS = (0.9, 0.99)  # of Adam: its second moments forget the first, rough steps soon
+GRADIENT_FORMS = ("clipped", "acg")
 
 
 class GRPO(RoundByRound):
@@ -49,9 +51,8 @@ class GRPO(RoundByRound):
     def __init__(self, policy: Policy, questions: QuestionSet, settings: Settings | None = None, seed: int = 0) -> None:
         self.policy, self.questions, self.settings, self.seed = policy, questions, settings or Settings(), seed
         self._check = questions.check
-        self._prompts = policy.prompt_ids(questions.train.prompts)
-        for part in ("reference", "reward"):  # a prompt that is too long is refused now, not in the middle of a run
-            policy.prompt_ids(questions.parts[part].prompts)
+        # A prompt that is too long is refused now, not in the middle of a run.
+        self._prompts = {part: policy.prompt_ids(questions.parts[part].prompts) for part in ("train", "reference", "reward")}
         torch = require("torch", "finetune")
         self._weights = [weight for weight in policy.model.parameters() if weight.requires_grad]
         self._initial = [weight.detach().clone() for weight in self._weights]
@@ -117,6 +118,98 @@ class GRPO(RoundByRound):
             with self.costs.timed("choose"), self._as_it_began():
                 self._embedded[part] = self.policy.embed(self.questions.parts[part].prompts)
         return self._embedded[part]
+
+    def gradients(
+        self,
+        rollouts: Rollouts,
+        part: str = "train",
+        *,
+        form: str = "clipped",
+        coordinates: int | None = None,
+        dimensions: int | None = None,
+    ) -> Floats:
+        """Return the gradient of the objective of each group under the policy as it is now, projected: (q, D).
+
+        A group's objective is the mean over its completions' tokens, without the divergence from the first policy. Each
+        completion of a group with signal is charged as one pass; without, the gradient is 0.
+
+        Args:
+            rollouts: of questions of a part, of any age.
+            part: ``train`` or ``reference``.
+            form: ``clipped``, the objective of the updates with the band around π_b; ``acg``: no clipping, and advantages by
+                ``dsenv.rlvr.loss.reweighted_advantages``.
+            coordinates: of the policy's weights that are looked at, drawn by the training's seed; None for all of them.
+            dimensions: D, of the projection by random signs; None, or no fewer than the coordinates, for none.
+
+        Raises:
+            InputError: for an unknown form, or numbers below 1.
+            TrainingStopped: where a gradient is not finite.
+
+        Source: CROPI, arXiv 2510.26491, section 3 (sparse random projection) and its code.
+        """
+        one_of("form", form, GRADIENT_FORMS)
+        for name, value in (("coordinates", coordinates), ("dimensions", dimensions)):
+            if value is not None:
+                check_whole(name, value, 1)
+        one_of("part", part, ("train", "reference"))
+        torch = self._torch
+        width = sum(weight.numel() for weight in self._weights)
+        kept = None
+        if coordinates is not None and coordinates < width:
+            drawn = generator(self.seed, "coordinates of gradients").choice(width, coordinates, replace=False)
+            kept = torch.as_tensor(np.sort(drawn), device=self.policy.device)
+            width = coordinates
+        size = width if dimensions is None else min(dimensions, width)
+        found = np.zeros((len(rollouts), size), np.float32)
+        used = np.flatnonzero(rollouts.signal)
+        block = max(1, GRADIENT_BYTES // (4 * width))
+        with self.costs.timed("choose"):
+            for start in range(0, len(used), block):
+                rows = []
+                for place in used[start : start + block]:
+                    slopes = torch.autograd.grad(self._group_objective(rollouts.take([place]), part, form), self._weights)
+                    row = torch.cat([slope.flatten() for slope in slopes])
+                    self._check_finite("gradient", row.sum())
+                    rows.append(row if kept is None else row[kept])
+                together = torch.stack(rows)
+                if size < width:
+                    together = project(together, size, self.seed)
+                found[used[start : start + block]] = together.cpu().numpy()
+        self.costs.choosing_passes += len(used) * rollouts.rewards.shape[1]
+        return found
+
+    def answer_logprobs(self, ids: Ints) -> list[Floats]:
+        """Return the log-probabilities, at the training's temperature, of right answers' tokens and of the end behind them.
+
+        One forward pass a question, which is charged as a rollout. Where a question has one right completion, the sum is the
+        logarithm of its pass rate.
+
+        Args:
+            ids: of training questions.
+
+        Raises:
+            InputError: for an answer without tokens, or one that is longer than a completion may be.
+        """
+        questions = self.questions.train.take(ids)
+        answers = self.policy.tokenizer(list(questions.answers), add_special_tokens=False)["input_ids"]
+        lengths = np.array([len(answer) + 1 for answer in answers], np.int64)
+        longest = self.policy.max_new_tokens
+        for answer, length in zip(questions.answers, lengths, strict=True):
+            if not 2 <= length <= longest:
+                raise InputError(f"answer {answer[:60]!r} has {length - 1} tokens: allowed are 1 to {longest - 1}")
+        tokens = np.zeros((len(answers), 1, int(lengths.max(initial=1))), np.int64)
+        for row, answer in zip(tokens[:, 0], answers, strict=True):
+            row[: len(answer) + 1] = [*answer, self.policy.ends[0]]
+        prompts = [self._prompts["train"][i] for i in ids]
+        found: list[Floats] = [np.empty(0, np.float32)] * len(answers)
+        with self.costs.timed("choose"), self._torch.no_grad():
+            for batch in self.policy.batches(np.array([len(prompt) for prompt in prompts], np.int64), lengths):
+                given = tokens[batch][..., : lengths[batch].max()]
+                scored = self.policy.logprobs([prompts[i] for i in batch], given, self.settings.temperature).cpu().numpy()
+                for i, row in zip(batch, scored, strict=True):
+                    found[i] = row[: lengths[i]]
+        self.costs.choosing_passes += len(answers)
+        return found
 
     def state(self) -> dict[str, npt.NDArray[Any]]:
         """Return weights, moments of the optimiser and the replay buffer, arrays by name."""
@@ -199,6 +292,22 @@ class GRPO(RoundByRound):
                 "go on from a snapshot with a smaller one"
             )
 
+    def _group_objective(self, group: Rollouts, part: str, form: str) -> Any:
+        """Return the mean objective over the tokens of one group, with a gradient."""
+        torch, device = self._torch, self.policy.device
+        current = self._logprobs(group, part)
+        mask = torch.as_tensor(np.arange(current.shape[1]) < group.lengths.reshape(-1, 1), device=device)
+        behaviour = torch.as_tensor(group.logprobs[0, :, : current.shape[1]], device=device)
+        gap = torch.where(mask, current - behaviour, 0.0)
+        if form == "acg":
+            drift = (gap.detach().sum(1) / mask.sum(1)).double().cpu().numpy()
+            weights = reweighted_advantages(group.rewards, drift[None])
+        else:
+            weights = advantages(group.rewards, self.settings.advantages)
+        advantage = torch.as_tensor(weights.reshape(-1, 1), dtype=torch.float32, device=device)
+        values = gap.exp() * advantage if form == "acg" else objective(gap, 0 * gap, 0 * gap, advantage, self.settings.clip)
+        return (values * mask).sum() / mask.sum()
+
     def _score(self, batch: Rollouts, places: Ints) -> Floats:
         """Return (q, G, T) log-probabilities, of these groups under the policy as it is now and of the others as stored."""
         found = batch.logprobs.copy()
@@ -230,13 +339,13 @@ class GRPO(RoundByRound):
         finally:
             self._put(now)
 
-    def _logprobs(self, part: Rollouts) -> Any:
+    def _logprobs(self, groups: Rollouts, part: str = "train") -> Any:
         """Return (q G, T) log-probabilities of the current policy, T the longest of these completions."""
-        prompts = [self._prompts[i] for i in part.questions]
-        return self.policy.logprobs(prompts, part.tokens[..., : int(part.lengths.max())], self.settings.temperature)
+        prompts = [self._prompts[part][i] for i in groups.questions]
+        return self.policy.logprobs(prompts, groups.tokens[..., : int(groups.lengths.max())], self.settings.temperature)
 
     def _parts(self, batch: Rollouts, used: Ints) -> Iterator[Ints]:
         """Yield places of groups of about the same length, as many as a pass may hold."""
-        prompts = np.array([len(self._prompts[i]) for i in batch.questions[used]], np.int64)
+        prompts = np.array([len(self._prompts["train"][i]) for i in batch.questions[used]], np.int64)
         for some in self.policy.batches(prompts, batch.lengths[used].max(1), self.settings.group):
             yield used[some]

@@ -26,6 +26,24 @@ def advantages(rewards: Doubles, kind: str = "standardised") -> Doubles:
     return np.asarray(centred / (rewards.std(1, ddof=1, keepdims=True) + SMALL))
 
 
+def reweighted_advantages(rewards: Doubles, log_weights: Doubles) -> Doubles:
+    """Return the rewards of older rollouts against what their group would have under the policy as it is now, (q, G).
+
+    Mean and standard deviation (the biased one, plus 1e-6) of a group are weighted by w.
+
+    Args:
+        rewards: (q, G).
+        log_weights: (q, G) log w: mean over tokens of log π - log π_b.
+
+    Source: CROPI, arXiv 2510.26491, the form "acg" of its code.
+    """
+    weights = np.exp(log_weights - log_weights.max(1, keepdims=True))
+    weights /= weights.sum(1, keepdims=True)
+    centred = rewards - (weights * rewards).sum(1, keepdims=True)
+    spread = np.sqrt((weights * centred**2).sum(1, keepdims=True))
+    return np.asarray(centred / (spread + SMALL))
+
+
 def objective(current: Any, start: Any, behaviour: Any, advantage: Any, clip: float = 0.2) -> Any:
     """Return the clipped objective of every token, to be maximised.
 

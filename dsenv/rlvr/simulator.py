@@ -19,9 +19,11 @@ from dsenv.rlvr.policy import Floats
 from dsenv.rlvr.questions import Questions, QuestionSet
 from dsenv.rlvr.replay import Rollouts
 from dsenv.rlvr.training import RoundByRound, Settings
+from dsenv.seeding import generator
 
 GAIN = 0.02  # of skill: a question at p = 1/2 teaches a quarter of it
 TRANSFER = 0.1
+UNEVEN = (-1.0, 2.0)  # what kinds teach is drawn from, negative ones 0
 SPREAD = 0.5  # difficulties inside a cluster lie so far around their mean
 FIRST, LAST = -4.0, 10.0  # mean difficulty of a kind's first and last cluster, to a policy of skill 0
 
@@ -33,10 +35,14 @@ class Simulator(RoundByRound):
         questions: whose clusters are named ``<kind> <level>``; clusters of other names are levels of one kind, in order.
         settings: batch, group, steps, fresh and capacity are used; replayed groups are learned from as fresh ones are.
         seed: of rewards; a question's difficulty is the same in every episode.
+        uneven: kinds differ in how much they teach, anew with every seed: some nothing, however often they are solved, others
+            up to twice as much. For agents that are to find that out.
     """
 
-    def __init__(self, questions: QuestionSet, settings: Settings | None = None, seed: int = 0) -> None:
-        self.questions, self.settings = questions, settings or Settings()
+    def __init__(
+        self, questions: QuestionSet, settings: Settings | None = None, seed: int = 0, *, uneven: bool = False
+    ) -> None:
+        self.questions, self.settings, self.uneven = questions, settings or Settings(), uneven
         named = [name.rpartition(" ") for name in questions.clusters]
         kinds = [kind if level.isdigit() else "" for kind, _, level in named]
         self.kinds = list(dict.fromkeys(kinds))
@@ -50,6 +56,8 @@ class Simulator(RoundByRound):
         """Put the skills back to 0, with a new seed."""
         self.begin(seed)
         self.skills = np.zeros(len(self.kinds))
+        drawn = generator(seed, "what kinds teach").uniform(*UNEVEN, len(self.kinds)).clip(0)
+        self.gains = drawn if self.uneven else np.ones(len(self.kinds))
 
     def roll_out(self, ids: Ints, part: str = "train") -> Rollouts:
         """Draw G rewards of each question; completions have no tokens."""
@@ -74,12 +82,32 @@ class Simulator(RoundByRound):
         """Return (n, K) one-hot clusters."""
         return np.eye(len(self.questions.clusters), dtype=np.float32)[self.questions.parts[part].cluster]
 
+    def gradients(
+        self,
+        rollouts: Rollouts,
+        part: str = "train",
+        *,
+        form: str = "clipped",
+        coordinates: int | None = None,
+        dimensions: int | None = None,
+    ) -> Floats:
+        """Return (q, kinds): the skills that a group raises, as long a vector as its rewards deviate; nothing is projected."""
+        kinds = self.kind_of[self.questions.parts[one_of("part", part, ("train", "reference"))].cluster[rollouts.questions]]
+        towards = TRANSFER + (1 - TRANSFER) * np.eye(len(self.kinds))
+        self.costs.choosing_passes += int(rollouts.signal.sum()) * self.settings.group
+        return np.asarray(rollouts.rewards.std(1)[:, None] * towards[kinds], np.float32)
+
+    def answer_logprobs(self, ids: Ints) -> list[Floats]:
+        """Return log p of each question as that of its one token, and a certain end."""
+        self.costs.choosing_passes += len(ids)
+        return [np.array([np.log(p), 0], np.float32) for p in self.pass_rates(self.questions.train.take(ids))]
+
     def update(self, batch: Rollouts, stale: int) -> None:
         """Raise the skills by what the batch's questions teach."""
         questions, group = self.questions.train.take(batch.questions), self.settings.group
         rates = self.pass_rates(questions)
-        taught = GAIN * rates * (1 - rates) * (1 - 1 / group)
         kinds = self.kind_of[questions.cluster]
+        taught = GAIN * self.gains[kinds] * rates * (1 - rates) * (1 - 1 / group)
         own = np.bincount(kinds, taught, len(self.kinds))
         self.skills = self.skills + own + TRANSFER * (taught.sum() - own)
         self.costs.gradient_passes += len(batch) * group

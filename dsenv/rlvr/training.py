@@ -101,10 +101,11 @@ class Costs:
 
     Attributes:
         rollouts: completions of chosen questions.
-        reference_rollouts: completions of reference questions; both are charged.
+        reference_rollouts: completions of reference questions, charged as well.
+        choosing_passes: completions or answers that a controller had the policy go through, forward or forward and backward,
+            to choose by them; each charged as a rollout.
         evaluation_rollouts: completions for pass rates that are reported (and, greedy, for rewards); not charged.
-        gradient_passes: completions that an update took forward and backward; those of an update are not charged, what a
-            controller spends on choosing is.
+        gradient_passes: completions that an update took forward and backward; not charged.
         scored: completions that went forward alone (π_o of replayed ones, the reference policy).
         steps: optimiser steps, those included that had nothing to learn from.
         seconds: of rolling out, choosing, updating and evaluating.
@@ -112,6 +113,7 @@ class Costs:
 
     rollouts: int = 0
     reference_rollouts: int = 0
+    choosing_passes: int = 0
     evaluation_rollouts: int = 0
     gradient_passes: int = 0
     scored: int = 0
@@ -120,8 +122,8 @@ class Costs:
 
     @property
     def charged(self) -> int:
-        """Rollouts that a budget pays."""
-        return self.rollouts + self.reference_rollouts
+        """Rollouts that a budget pays, and passes that cost as much."""
+        return self.rollouts + self.reference_rollouts + self.choosing_passes
 
     @property
     def training_seconds(self) -> float:
@@ -169,6 +171,20 @@ class Training(Protocol):
 
     def embeddings(self, part: str) -> Floats:
         """Return (n, d) vectors of a part's questions that stay the same while the policy is trained."""
+
+    def gradients(
+        self,
+        rollouts: Rollouts,
+        part: str = "train",
+        *,
+        form: str = "clipped",
+        coordinates: int | None = None,
+        dimensions: int | None = None,
+    ) -> Floats:
+        """Return (q, D) projected gradients of the policy as it is now, one a group, 0 without signal; charged."""
+
+    def answer_logprobs(self, ids: Ints) -> list[Floats]:
+        """Return, for each training question, the log-probabilities of its right answer's tokens and of the end; charged."""
 
 
 class RoundByRound(ABC):

@@ -6,13 +6,34 @@ from collections.abc import Callable
 from typing import Any
 
 from dsenv.errors import InputError, one_of
+from dsenv.rlvr.controllers.agent import Agent
+from dsenv.rlvr.controllers.bandits import Thompson, Ucb
 from dsenv.rlvr.controllers.controller import Controller
+from dsenv.rlvr.controllers.cropi import Cropi
 from dsenv.rlvr.controllers.difficulty import DifficultyFilter
 from dsenv.rlvr.controllers.dots import Dots
+from dsenv.rlvr.controllers.learnalign import LearnAlign
+from dsenv.rlvr.controllers.lfr import LearnFocusReview
+from dsenv.rlvr.controllers.likelihood import Likelihood
+from dsenv.rlvr.controllers.pass_rates import PassRates
+from dsenv.rlvr.controllers.ufo import Ufo
 from dsenv.rlvr.controllers.uniform import Uniform
 from dsenv.rlvr.training import Training
 
-CONTROLLERS: dict[str, Callable[..., Controller]] = {"uniform": Uniform, "difficulty": DifficultyFilter, "dots": Dots}
+CONTROLLERS: dict[str, Callable[..., Controller]] = {
+    "uniform": Uniform,
+    "difficulty": DifficultyFilter,
+    "dots": Dots,
+    "learnalign": LearnAlign,
+    "cropi": Cropi,
+    "ufo": Ufo,
+    "pass_rates": PassRates,
+    "ucb": Ucb,
+    "thompson": Thompson,
+    "lfr": LearnFocusReview,
+    "ppo": Agent,
+    "likelihood": Likelihood,
+}
 
 
 def make_controller(name: str, training: Training, **options: Any) -> Controller:

@@ -20,7 +20,8 @@ class Controller:
     """Chooses questions; made anew for every run. Randomness comes from the training's seed and round alone.
 
     Args:
-        training: whose questions are chosen. A controller may roll out reference questions, which is charged.
+        training: whose questions are chosen. A controller may roll out questions of the training or the reference part, and
+            have the policy go through rollouts or answers, which is charged.
     """
 
     def __init__(self, training: Training) -> None:
@@ -29,7 +30,7 @@ class Controller:
         self.predictions: Doubles | None = None  # (n,) of pass rates of all training questions, where it makes any
 
     def next_charge(self) -> int:
-        """Return how many reference rollouts the next choice charges; by default none."""
+        """Return how much the next choice charges, at most: rollouts, and passes for choosing; by default nothing."""
         return 0
 
     def choose(self) -> Ints:

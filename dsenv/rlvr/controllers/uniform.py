@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from dsenv.dataset import Ints
@@ -14,8 +16,22 @@ class Uniform(Controller):
 
     def choose(self) -> Ints:
         """Return the next questions of the pass, different ones; what is too few for a round is left out of a pass."""
-        size, pool = self.training.settings.round_questions, len(self.training.questions.train)
-        rounds_a_pass = max(1, pool // size)
-        number, place = divmod(self.training.rounds, rounds_a_pass)
-        order = generator(self.training.seed, f"uniform questions, pass {number}").permutation(pool)
-        return np.resize(order, max(pool, size))[place * size : (place + 1) * size]
+        seed, pool = self.training.seed, len(self.training.questions.train)
+
+        def order(number: int) -> Ints:
+            return generator(seed, f"uniform questions, pass {number}").permutation(pool)
+
+        return part_of_pass(order, pool, self.training.settings.round_questions, self.training.rounds)
+
+
+def part_of_pass(order: Callable[[int], Ints], pool: int, size: int, rounds: int) -> Ints:
+    """Return the questions of a round of passes over a pool; a pool that is too small for a round is repeated in it.
+
+    Args:
+        order: number of a pass -> (pool,) its questions.
+        pool: how many they are.
+        size: questions of a round.
+        rounds: done before.
+    """
+    number, place = divmod(rounds, max(1, pool // size))
+    return np.resize(order(number), max(pool, size))[place * size : (place + 1) * size]
