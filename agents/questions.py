@@ -76,9 +76,9 @@ class QuestionPolicy(ClusterPolicy):
 
 def make_env(policy: str) -> DataSelectRLVREnv:
     """Return an environment whose rounds are short, so that an episode has many choices."""
-    questions, settings = arithmetic_questions(TRAINING_QUESTIONS), {"batch": QUESTIONS, "steps": 1}
-    made = Simulator(questions, Settings(**settings), uneven=True) if policy == "simulator" else policy
-    return DataSelectRLVREnv(questions, policy=made, budget=BUDGET, **settings)
+    questions, settings = arithmetic_questions(TRAINING_QUESTIONS), Settings(batch=QUESTIONS, steps=1)
+    made = Simulator(questions, settings, uneven=True) if policy == "simulator" else policy
+    return DataSelectRLVREnv(questions, policy=made, budget=BUDGET, batch=settings.batch, steps=settings.steps)
 
 
 def train(steps: int, fine_tune: int, seed: int) -> tuple[PPO, dict[str, Any]]:

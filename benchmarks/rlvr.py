@@ -70,6 +70,16 @@ VARIANTS = {
     "likelihood": Variant("likelihood"),
     "likelihood_replay": Variant("likelihood", settings=REPLAY),
 }
+SHORT = (
+    "uniform",
+    "dots_replay",
+    "learnalign_staged",
+    "cropi",
+    "ufo",
+    "thompson",
+    "ppo",
+    "likelihood_replay",
+)  # in the README
 NAMED = "likelihood_replay"  # the best of them on the tuning questions and seeds
 
 
@@ -319,6 +329,26 @@ def table(record: dict[str, Any]) -> str:
             "" if row["correlation"] is None else f"{row['correlation']:.2f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def short_table(record: dict[str, Any]) -> str:
+    """Return the results in a few columns, those without replay and the named controller."""
+    lines = [
+        "| | pass rate at equal rollouts | rollouts to uniform's level | reached | rollouts saved | seconds saved |",
+        "|---" * 6 + "|",
+    ]
+    for name, row in record["controllers"].items():
+        if name in README:
+            late, saved = row["rollouts"]["reached"] < row["runs"], record["savings"][name]
+            cells = [
+                name,
+                shown(row["pass_rate"], 3),
+                "≥ " * late + shown(row["rollouts"], 0),
+                f"{row['rollouts']['reached']} of {row['runs']}",
+                *("" if name == "uniform" else "≤ " * late + shown(saved[unit], 2) for unit in ("rollouts", "seconds")),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -234,6 +234,23 @@ def test_the_simulator_learns_most_at_one_half(questions):
     assert int(np.argmax(gains)) == int(np.argmin(np.abs(np.array(level_rates) - 0.5)))
 
 
+def test_kinds_may_differ_in_what_they_teach(questions):
+    seen = []
+    for seed in range(6):
+        training = Simulator(questions, Settings(batch=56, steps=1), seed, uneven=True)
+        even = simulated(questions, seed=seed, batch=56)
+        ids = np.arange(0, 2688, 48)
+        for one in (training, even):
+            one.round(ids)
+        p = even.pass_rates(questions.train.take(ids))
+        assert training.gains.min() >= 0 and training.gains.max() <= 2 and (even.gains == 1).all()
+        assert (training.skills < 2 * even.skills).all() and p.shape == (56,)
+        seen.append(training.gains)
+    assert 0.15 < np.mean(np.stack(seen) == 0) < 0.55
+    training.restart(0)
+    assert np.array_equal(training.gains, seen[0])
+
+
 def test_simulated_groups_have_the_share_of_signal_of_the_theorem(questions):
     training = simulated(questions, group=8)
     training.pass_rates = lambda asked: np.full(len(asked), 0.9)

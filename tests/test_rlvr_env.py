@@ -21,6 +21,8 @@ from dsenv.registration import RLVR_IDS
 from dsenv.rlvr.arithmetic import LEVELS, arithmetic_questions
 from dsenv.rlvr.env import DataSelectRLVREnv
 from dsenv.rlvr.policy import Policy
+from dsenv.rlvr.simulator import Simulator
+from dsenv.rlvr.training import Settings
 from tests.test_registry import ALLOWED_WARNINGS, play, same
 from tests.test_rlvr_questions import problems, write_folder
 
@@ -115,6 +117,15 @@ def test_rendering(made):
     env.step(4)
     lines = env.render().splitlines()
     assert len(lines) == 57 and lines[0].startswith("round 1 of 4, pass rate 0.") and lines[5].startswith("add 5 ")
+
+
+def test_a_simulator_of_one_s_own_is_taken():
+    questions, settings = arithmetic_questions(), Settings(batch=4, steps=1)
+    own = Simulator(questions, settings, uneven=True)
+    env = DataSelectRLVREnv(questions, policy=own, batch=4, steps=1, budget=320)
+    assert env.training is own
+    with pytest.raises(InputError, match="other questions or settings"):
+        DataSelectRLVREnv(questions, policy=own, batch=8, steps=1)
 
 
 def test_golden_rollout_of_the_simulator():

@@ -312,11 +312,13 @@ def test_learn_focus_and_review(questions):
         make_controller("lfr", training, measure="perplexity")
 
 
-def test_where_nothing_can_be_learned_everything_is_kept_and_it_is_logged(questions, caplog):
-    training = simulated(questions)
-    training.skills[:] = -50
-    ids = play(make_controller("pass_rates", training), 1)[0]
-    assert len(ids) == 32 and "none of 256 candidates may be chosen" in caplog.text
+@pytest.mark.parametrize("name", ["learnalign", "cropi", "pass_rates"])
+def test_where_nothing_can_be_learned_questions_are_uniform_and_it_is_logged(questions, name, caplog):
+    training, plain = simulated(questions), simulated(questions)
+    training.skills[:] = plain.skills[:] = -50
+    chosen = play(make_controller(name, training, warmup=2), 6)
+    assert np.array_equal(chosen, play(make_controller("uniform", plain), 6))
+    assert "candidates may be chosen, questions are uniform" in caplog.text
 
 
 def test_bad_options_are_named(questions):

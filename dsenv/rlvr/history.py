@@ -32,8 +32,8 @@ class ClusterHistory:
     def see(self, rollouts: Rollouts, rounds: int) -> None:
         """Take note of a round's rollouts; ``rounds`` counts it."""
         clusters = self._cluster[rollouts.questions]
-        for k in np.unique(clusters):
-            self.difficulty[k] = 1 - rollouts.pass_rates[clusters == k].mean()
+        seen, rates = cluster_means(clusters, rollouts.pass_rates)
+        self.difficulty[seen] = 1 - rates
         self.last[clusters] = rounds
         self.asked += np.bincount(clusters, minlength=len(self.asked))
 
@@ -46,3 +46,14 @@ class ClusterHistory:
         stale = np.where(self.last < 0, 1.0, np.minimum((rounds - self.last) / self._horizon, 1))
         trained = np.minimum(self.asked / self._sizes, 1)
         return {"difficulty": self.difficulty.copy(), "staleness": stale, "trained": trained}
+
+
+def cluster_means(clusters: Ints, values: Doubles) -> tuple[Ints, Doubles]:
+    """Return the clusters that occur, in ascending order, and the mean value of each.
+
+    Args:
+        clusters: (n,).
+        values: (n,).
+    """
+    seen, places = np.unique(clusters, return_inverse=True)
+    return seen, np.bincount(places, values) / np.bincount(places)

@@ -79,7 +79,7 @@ class Cropi(Subset):
         """Return uniform questions in some rounds, else the next ones of the pass."""
         rounds = self.training.rounds
         if rounds > self.warmup and not self.due() and _falls(rounds, self.explore):
-            return self._warm.choose()
+            return self._uniform.choose()
         return super().choose()
 
     def learn(self, rollouts: Rollouts) -> None:

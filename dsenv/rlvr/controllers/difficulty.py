@@ -10,6 +10,7 @@ import numpy.typing as npt
 from dsenv.dataset import Ints
 from dsenv.errors import InputError, check_whole
 from dsenv.rlvr.controllers.controller import Arrays, Controller
+from dsenv.rlvr.history import cluster_means
 from dsenv.rlvr.replay import Rollouts
 from dsenv.rlvr.training import Training
 from dsenv.seeding import generator
@@ -51,10 +52,9 @@ class DifficultyFilter(Controller):
 
     def learn(self, rollouts: Rollouts) -> None:
         """Take the round's mean pass rates of the clusters that were asked."""
-        cluster = self.training.questions.train.cluster[rollouts.questions]
-        for k in np.unique(cluster):
-            self.rates[k] = rollouts.pass_rates[cluster == k].mean()
-            self.asked[k] = self.training.rounds
+        clusters = self.training.questions.train.cluster[rollouts.questions]
+        seen, means = cluster_means(clusters, rollouts.pass_rates)
+        self.rates[seen], self.asked[seen] = means, self.training.rounds
 
     def state(self) -> Arrays:
         """Return the measured rates and when they were."""

@@ -12,6 +12,7 @@ from dsenv.errors import check_whole, one_of
 from dsenv.metrics import Doubles
 from dsenv.rlvr.controllers.by_cluster import ByCluster, check_share
 from dsenv.rlvr.controllers.controller import Arrays
+from dsenv.rlvr.history import cluster_means
 from dsenv.rlvr.replay import Rollouts
 from dsenv.rlvr.training import Training
 from dsenv.seeding import generator
@@ -60,10 +61,9 @@ class LearnFocusReview(ByCluster):
 
     def learn(self, rollouts: Rollouts) -> None:
         """Measure the clusters that were asked."""
-        clusters = self.clusters_of(rollouts.questions)
         values = rollouts.signal if self.measure == "signal" else 1 - rollouts.pass_rates
-        for k in np.unique(clusters):
-            self.measured[k] = values[clusters == k].mean()
+        seen, means = cluster_means(self.clusters_of(rollouts.questions), values)
+        self.measured[seen] = means
 
     def state(self) -> Arrays:
         """Return what was measured."""

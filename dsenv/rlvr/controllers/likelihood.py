@@ -1,4 +1,4 @@
-"""Clusters by how often their right answers would be given, read off the policy instead of counted."""
+"""Questions by how often their right answers would be given, read off the policy instead of counted."""
 
 from __future__ import annotations
 
@@ -15,24 +15,30 @@ from dsenv.rlvr.controllers.controller import Arrays
 from dsenv.rlvr.replay import Rollouts
 from dsenv.rlvr.training import Training
 from dsenv.seeding import generator
+from dsenv.selectors.gumbel import gumbel_top
+
+LEAST = 1e-9  # of what a question teaches: one that cannot be answered is hardly drawn
+PRIOR = (0.1, 0.4)  # rights and wrongs before anything is known
 
 
 class Likelihood(ByCluster):
-    """Draw clusters in proportion to what their questions have to teach, p (1 - p)^b, expected under a belief about p.
+    """Draw what has most to teach, p (1 - p)^b, where p is read off the policy: clusters first, then questions of theirs.
 
-    The belief is a Beta distribution for every cluster. It counts the run's own rollouts, and now and then a few questions
-    of every cluster are *read*: one forward pass over the right answer gives its probability, which is the question's pass
-    rate where it has one right completion, without the noise of sampling eight. A pass is charged as a rollout. For questions
-    with reasoning before the answer the probability is no pass rate, and this controller is not made for them.
+    One forward pass over a question's right answer gives its probability, which is the question's pass rate where it has one
+    right completion, without the noise of sampling eight. A pass is charged as a rollout. A few questions of every cluster
+    are read before the first round; with the run's own rollouts and what is read later they make a Beta belief about the
+    pass rate of every cluster. For a round, candidates are drawn from the clusters in proportion to what they are expected to
+    teach, read, and some of them drawn in proportion to what they teach. For questions with reasoning before the answer the
+    probability is no pass rate, and this controller is not made for them.
 
     Ours; UFO-RL (arXiv 2505.12457) reads answers once, before training.
 
     Args:
         training: whose questions are chosen.
         first: questions of every cluster that are read before the first round.
-        more: as many every ``refresh`` rounds.
-        refresh: rounds.
-        weight: rollouts that one reading counts for.
+        candidates: questions read for each that is asked; 1: none, the belief alone chooses.
+        weight: rollouts that one of the first readings counts for.
+        candidate_weight: rollouts that a candidate's reading counts for.
         memory: what the counts are worth after a round, as a share of before.
         hard: b; above 1, questions that are seldom solved are preferred to those that often are.
     """
@@ -41,36 +47,46 @@ class Likelihood(ByCluster):
         self,
         training: Training,
         first: int = 4,
-        more: int = 1,
-        refresh: int = 8,
-        weight: float = 8.0,
+        candidates: int = 3,
+        weight: float = 32.0,
+        candidate_weight: float = 8.0,
         memory: float = 0.85,
         hard: float = 2.0,
     ) -> None:
         super().__init__(training)
-        for name, value, least in (("first", first, 1), ("more", more, 0), ("refresh", refresh, 1)):
+        for name, value, least in (("first", first, 0), ("candidates", candidates, 1)):
             check_whole(name, value, least)
-        if not weight > 0 or not hard > 0:
-            raise InputError(f"weight {weight!r}, hard {hard!r}: allowed are numbers above 0")
-        self.first, self.more, self.refresh, self.weight, self.hard = first, more, refresh, weight, hard
+        for what, number in (("weight", weight), ("candidate_weight", candidate_weight), ("hard", hard)):
+            if not number > 0:
+                raise InputError(f"{what} {number!r}: allowed are numbers above 0")
+        self.first, self.candidates, self.hard = first, candidates, hard
+        self.weight, self.candidate_weight = weight, candidate_weight
         self.memory = check_share("memory", memory)
         self.right: Doubles = np.zeros(len(self.sizes))
         self.wrong: Doubles = np.zeros(len(self.sizes))
 
     def next_charge(self) -> int:
-        """Return the number of readings that are due."""
-        rounds = self.training.rounds
-        return 0 if rounds % self.refresh else int(np.minimum(self.sizes, self.more if rounds else self.first).sum())
+        """Return the number of readings of the next choice."""
+        first = 0 if self.training.rounds else int(np.minimum(self.sizes, self.first).sum())
+        return first + self._read_for_a_round()
 
     def choose(self) -> Ints:
-        """Read where it is due, and draw."""
-        rng = generator(self.training.seed, f"likelihood, round {self.training.rounds}")
-        if self.next_charge():
-            count = self.more if self.training.rounds else self.first
-            ids = np.concatenate([rng.permutation(order)[:count] for order in self.orders])
-            rates = np.exp([float(found.sum()) for found in self.training.answer_logprobs(ids)])
-            self._count(ids, self.weight * rates, self.weight * (1 - rates))
-        return self.draw(teaching(self.right, self.wrong, self.hard), rng)
+        """Read, and draw."""
+        training = self.training
+        rng = generator(training.seed, f"likelihood, round {training.rounds}")
+        if not training.rounds and self.first:
+            self._read(np.concatenate([rng.permutation(order)[: self.first] for order in self.orders]), self.weight)
+        members = training.questions.train.cluster
+        clusters = teaching(self.right, self.wrong, self.hard)
+        self.predictions = ((self.right + PRIOR[0]) / (self.right + self.wrong + sum(PRIOR)))[members]
+        count = self._read_for_a_round()
+        if not count:
+            return self.draw(clusters, rng)
+        chances = clusters[members]
+        ids = rng.choice(len(chances), count, replace=False, p=chances / chances.sum())
+        rates = self._read(ids, self.candidate_weight)
+        scores = np.log(np.maximum(rates * (1 - rates) ** self.hard, LEAST))
+        return ids[gumbel_top(scores, training.settings.round_questions, rng)]
 
     def learn(self, rollouts: Rollouts) -> None:
         """Forget a little and count the round's rollouts."""
@@ -86,13 +102,22 @@ class Likelihood(ByCluster):
         super().restore(state)
         self.right, self.wrong = state["right"].astype(np.float64), state["wrong"].astype(np.float64)
 
+    def _read_for_a_round(self) -> int:
+        """Return the number of candidates; none where they would not be more than are asked, or than there are."""
+        asked = self.training.settings.round_questions
+        found = min(self.candidates * asked, int(self.sizes.sum()))
+        return found if found > asked else 0
+
+    def _read(self, ids: Ints, weight: float) -> Doubles:
+        """Return the probabilities of right answers (n,), and count each as so many rollouts."""
+        rates = np.exp([float(found.sum()) for found in self.training.answer_logprobs(ids)])
+        self._count(ids, weight * rates, weight * (1 - rates))
+        return np.asarray(rates)
+
     def _count(self, questions: Ints, right: Doubles, wrong: Doubles) -> None:
         clusters = self.clusters_of(questions)
         np.add.at(self.right, clusters, right)
         np.add.at(self.wrong, clusters, wrong)
-
-
-PRIOR = (0.1, 0.4)  # rights and wrongs before anything is known
 
 
 def teaching(right: Doubles, wrong: Doubles, hard: float) -> Doubles:

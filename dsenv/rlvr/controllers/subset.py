@@ -50,7 +50,7 @@ class Subset(Controller):
         self.chosen: Ints = np.empty(0, np.int64)
         self.scores: Doubles = np.empty(0)  # of the chosen ones
         self.since = 0  # the round they were chosen in
-        self._warm = Uniform(training)
+        self._uniform = Uniform(training)
 
     def score(self, ids: Ints) -> Doubles:
         """Return scores (n,) of candidates, -inf where one may not be chosen."""
@@ -69,20 +69,20 @@ class Subset(Controller):
     def choose(self) -> Ints:
         """Score where it is due, and return the pass's next questions.
 
-        Where no candidate may be chosen, as where a policy answers nothing, all of them are trained on, which is logged.
+        Where no candidate may be chosen, as where a policy answers nothing, questions are uniform until the next scoring,
+        which is logged.
         """
         training = self.training
-        if training.rounds < self.warmup:
-            return self._warm.choose()
-        if self.due():
+        if training.rounds >= self.warmup and self.due():
             ids = self.pool(generator(training.seed, f"candidates, round {training.rounds}"))
             scores = self.score(ids)
             allowed = np.isfinite(scores)
-            if not allowed.any():
-                log.warning("round %d: none of %d candidates may be chosen, so all are", training.rounds, len(ids))
-                allowed, scores = np.ones(len(ids), bool), np.zeros(len(ids))
             best = highest(scores[allowed], self.keep)
             self.chosen, self.scores, self.since = ids[allowed][best], scores[allowed][best], training.rounds
+            if not len(best):
+                log.warning("round %d: none of %d candidates may be chosen, questions are uniform", training.rounds, len(ids))
+        if not len(self.chosen):
+            return self._uniform.choose()
         return part_of_pass(self._order, len(self.chosen), training.settings.round_questions, training.rounds - self.since)
 
     def state(self) -> Arrays:
