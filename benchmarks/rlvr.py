@@ -339,7 +339,7 @@ def short_table(record: dict[str, Any]) -> str:
         "|---" * 6 + "|",
     ]
     for name, row in record["controllers"].items():
-        if name in README:
+        if name in README_ROWS:
             late, saved = row["rollouts"]["reached"] < row["runs"], record["savings"][name]
             cells = [
                 name,
