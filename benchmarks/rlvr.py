@@ -70,16 +70,7 @@ VARIANTS = {
     "likelihood": Variant("likelihood"),
     "likelihood_replay": Variant("likelihood", settings=REPLAY),
 }
-SHORT = (
-    "uniform",
-    "dots_replay",
-    "learnalign_staged",
-    "cropi",
-    "ufo",
-    "thompson",
-    "ppo",
-    "likelihood_replay",
-)  # in the README
+SHORT = ("uniform", "dots_replay", "learnalign_staged", "cropi", "ufo", "thompson", "ppo", "likelihood_replay")
 NAMED = "likelihood_replay"  # the best of them on the tuning questions and seeds
 
 
@@ -339,7 +330,7 @@ def short_table(record: dict[str, Any]) -> str:
         "|---" * 6 + "|",
     ]
     for name, row in record["controllers"].items():
-        if name in README_ROWS:
+        if name in SHORT:
             late, saved = row["rollouts"]["reached"] < row["runs"], record["savings"][name]
             cells = [
                 name,
