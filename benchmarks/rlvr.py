@@ -47,7 +47,7 @@ class Variant:
 
 
 DOTS: dict[str, Any] = {"reference": 16, "refresh": 8, "memory": 8, "temperature": 0.05, "fits": 8}
-STAGED: dict[str, Any] = {"candidates": 128, "keep": 64, "stage": 16}
+STAGED: dict[str, Any] = {"candidates": 96, "keep": 64, "warmup": 8, "stage": 8}
 VARIANTS = {
     "uniform": Variant("uniform"),
     "uniform_replay": Variant("uniform", settings=REPLAY),

@@ -276,11 +276,11 @@ def test_cropi_asks_for_what_pulls_where_the_validation_questions_do(questions):
     """Validation questions of one kind alone: after the warm-up, its questions are asked more than others'."""
     one_kind = questions.reference.take(np.flatnonzero(questions.reference.cluster < LEVELS))
     training = simulated(replace(questions, reference=one_kind))
-    chosen = play(make_controller("cropi", training, keep=16, warmup=12, explore=0.0), 20)
+    chosen = play(make_controller("cropi", training, keep=16, warmup=12, explore=0.0, validation=24), 20)
     kinds = questions.train.cluster[np.concatenate(chosen[12:])] // LEVELS
     assert np.mean(kinds == 0) > 0.9
     before = np.mean(questions.train.cluster[np.concatenate(chosen[:12])] // LEVELS == 0)
-    assert before < 0.25 and training.costs.reference_rollouts == 8 * 8
+    assert before < 0.25 and training.costs.reference_rollouts == 24 * 8
 
 
 def test_staged_controllers_score_again(questions):

@@ -28,7 +28,7 @@ class Likelihood(ByCluster):
     right completion, without the noise of sampling eight. A pass is charged as a rollout. A few questions of every cluster
     are read before the first round; with the run's own rollouts and what is read later they make a Beta belief about the
     pass rate of every cluster. For a round, candidates are drawn from the clusters in proportion to what they are expected to
-    teach, read, and some of them drawn in proportion to what they teach. For questions with reasoning before the answer the
+    teach, read, and some of them drawn by what they themselves teach. For questions with reasoning before the answer the
     probability is no pass rate, and this controller is not made for them.
 
     Ours; UFO-RL (arXiv 2505.12457) reads answers once, before training.
@@ -41,6 +41,7 @@ class Likelihood(ByCluster):
         candidate_weight: rollouts that a candidate's reading counts for.
         memory: what the counts are worth after a round, as a share of before.
         hard: b; above 1, questions that are seldom solved are preferred to those that often are.
+        sharpness: candidates are drawn by this power of what they teach; the larger, the more surely the best.
     """
 
     def __init__(
@@ -52,14 +53,16 @@ class Likelihood(ByCluster):
         candidate_weight: float = 8.0,
         memory: float = 0.85,
         hard: float = 2.0,
+        sharpness: float = 2.0,
     ) -> None:
         super().__init__(training)
         for name, value, least in (("first", first, 0), ("candidates", candidates, 1)):
             check_whole(name, value, least)
-        for what, number in (("weight", weight), ("candidate_weight", candidate_weight), ("hard", hard)):
+        numbers = {"weight": weight, "candidate_weight": candidate_weight, "hard": hard, "sharpness": sharpness}
+        for what, number in numbers.items():
             if not number > 0:
                 raise InputError(f"{what} {number!r}: allowed are numbers above 0")
-        self.first, self.candidates, self.hard = first, candidates, hard
+        self.first, self.candidates, self.hard, self.sharpness = first, candidates, hard, sharpness
         self.weight, self.candidate_weight = weight, candidate_weight
         self.memory = check_share("memory", memory)
         self.right: Doubles = np.zeros(len(self.sizes))
@@ -85,7 +88,7 @@ class Likelihood(ByCluster):
         chances = clusters[members]
         ids = rng.choice(len(chances), count, replace=False, p=chances / chances.sum())
         rates = self._read(ids, self.candidate_weight)
-        scores = np.log(np.maximum(rates * (1 - rates) ** self.hard, LEAST))
+        scores = self.sharpness * np.log(np.maximum(rates * (1 - rates) ** self.hard, LEAST))
         return ids[gumbel_top(scores, training.settings.round_questions, rng)]
 
     def learn(self, rollouts: Rollouts) -> None:
