@@ -70,7 +70,10 @@ VARIANTS = {
     "likelihood": Variant("likelihood"),
     "likelihood_replay": Variant("likelihood", settings=REPLAY),
 }
-SHORT = ("uniform", "dots_replay", "learnalign_staged", "cropi", "ufo", "thompson", "ppo", "likelihood_replay")
+SHORT = (
+    "uniform", "uniform_replay", "dots_replay", "learnalign_staged", "cropi", "thompson", "ppo",
+    "likelihood", "likelihood_replay",
+)  # fmt: skip
 NAMED = "likelihood_replay"  # the best of them on the tuning questions and seeds
 
 
@@ -131,7 +134,15 @@ def run(plan: Plan, name: str, seed: int, snapshot: Path, threads: int) -> Run:
 
 def identity(plan: Plan, name: str, seed: int) -> Run:
     """Return what a stored run must agree with to be taken for this one."""
-    return {"controller": name, "seed": seed, "plan": asdict(plan), "variant": asdict(VARIANTS[name])}
+    from dsenv.rlvr.controllers import options_of
+    from dsenv.rlvr.controllers.agent import WEIGHTS
+
+    variant = VARIANTS[name]
+    options = options_of(variant.controller, variant.options)
+    found = {"controller": name, "seed": seed, "plan": asdict(plan), "variant": {**asdict(variant), "options": options}}
+    if variant.controller == "ppo":
+        found["agent_sha256"] = hashlib.sha256(WEIGHTS.read_bytes()).hexdigest()
+    return found
 
 
 def digest_of(plan: Plan) -> str:
@@ -179,7 +190,7 @@ def perform(plan: Plan, jobs: Sequence[Job], processes: int, folder: Path) -> li
 
 
 def same(found: Run, plan: Plan) -> bool:
-    """Return whether a stored run is of this plan and of the variant as it is now."""
+    """Return whether a stored run is of this plan and of the variant as it is now, all options and the agent included."""
     expected = json.loads(json.dumps(identity(plan, found["controller"], found["seed"])))
     return all(found[key] == value for key, value in expected.items())
 
@@ -324,7 +335,7 @@ def table(record: dict[str, Any]) -> str:
 
 
 def short_table(record: dict[str, Any]) -> str:
-    """Return the results in a few columns, those without replay and the named controller."""
+    """Return some of the results in a few columns: the best of every family, with and without replay where that matters."""
     lines = [
         "| | pass rate at equal rollouts | rollouts to uniform's level | reached | rollouts saved | seconds saved |",
         "|---" * 6 + "|",

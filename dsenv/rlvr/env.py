@@ -261,13 +261,14 @@ def make_training(
         raise InputError(
             f"policy is missing for questions {questions.name!r}: give policy= a causal checkpoint's folder or hub name"
         )
+    simulated = isinstance(policy, Simulator) or (isinstance(policy, str) and policy == "simulator")
+    if simulated and (embedding_clusters is not None or max_prompt_tokens is not None):
+        raise InputError("the simulator reads no prompts: clusters must be 'given', and max_prompt_tokens None")
     if isinstance(policy, Simulator):
         if policy.questions is not questions or policy.settings != settings:
             raise InputError("this simulator has other questions or settings: it must be made with those that are given here")
         return policy
-    if isinstance(policy, str) and policy == "simulator":
-        if embedding_clusters is not None:
-            raise InputError("the simulator has no embeddings: clusters must be 'given'")
+    if simulated:
         return Simulator(questions, settings, seed)
     from dsenv.rlvr.grpo import GRPO
     from dsenv.rlvr.policy import Policy

@@ -20,19 +20,18 @@ import numpy as np
 import numpy.typing as npt
 
 from dsenv.dataset import Ints
-from dsenv.errors import InputError, check_whole, one_of, require
+from dsenv.errors import InputError, one_of, require
 from dsenv.metrics import Doubles
 from dsenv.rlvr.loss import advantages, kl_estimate, objective, reweighted_advantages
 from dsenv.rlvr.policy import Completions, Floats, Policy
 from dsenv.rlvr.questions import Questions, QuestionSet
 from dsenv.rlvr.replay import Rollouts
-from dsenv.rlvr.training import Costs, RoundByRound, Settings, TrainingStopped
+from dsenv.rlvr.training import Costs, RoundByRound, Settings, TrainingStopped, check_gradient_options
 from dsenv.rlvr.weights import put_weights_state, weights_state
 from dsenv.seeding import generator
 from dsenv.selectors.gradients import GRADIENT_BYTES, project
 
 BETAS = (0.9, 0.99)  # of Adam: its second moments forget the first, rough steps soon
-GRADIENT_FORMS = ("clipped", "acg")
 
 
 class GRPO(RoundByRound):
@@ -147,10 +146,7 @@ class GRPO(RoundByRound):
 
         Source: CROPI, arXiv 2510.26491, section 3 (sparse random projection) and its code.
         """
-        one_of("form", form, GRADIENT_FORMS)
-        for name, value in (("coordinates", coordinates), ("dimensions", dimensions)):
-            if value is not None:
-                check_whole(name, value, 1)
+        check_gradient_options(form, coordinates, dimensions)
         one_of("part", part, ("train", "reference"))
         torch = self._torch
         width = sum(weight.numel() for weight in self._weights)

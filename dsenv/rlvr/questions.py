@@ -83,6 +83,17 @@ class QuestionSet:
         return {"train": self.train, "reference": self.reference, "reward": self.reward, "test": self.test}
 
     @property
+    def kinds(self) -> tuple[list[str], Ints]:
+        """Names of the kinds of questions, and the kind of each cluster (K,).
+
+        A cluster named ``<kind> <level>`` is a level of a kind; clusters of other names are levels of one kind without a name.
+        """
+        named = [name.rpartition(" ") for name in self.clusters]
+        kinds = [kind if level.isdigit() else "" for kind, _, level in named]
+        names = list(dict.fromkeys(kinds))
+        return names, np.array([names.index(kind) for kind in kinds])
+
+    @property
     def check(self) -> Checker:
         """The checker: (completion, answer) -> bool."""
         return find_checker(self.checker)

@@ -28,7 +28,7 @@ class Point:
 
     Attributes:
         rounds: done.
-        rollouts: charged: of chosen and of reference questions.
+        rollouts: charged, those and the passes that were spent on choosing included.
         steps: optimiser steps.
         gradient_passes: completions that went forward and backward.
         seconds: of rolling out, choosing and updating; evaluation is left out.
@@ -64,12 +64,13 @@ def train(
     """Train until so many rollouts are charged and so many steps are done, and return the curve.
 
     Points are taken at the start, where the next round would go beyond a multiple of ``every`` rollouts or beyond the
-    budget, and where ``steps`` are done: all controllers are looked at equally often for the rollouts that they spend.
+    budget, and where ``steps`` are done: about equally often for the rollouts that controllers spend. What a controller
+    announces is an upper bound, so a run may end with some of its budget left, which is logged.
 
     Args:
         training: at its start; changed in place.
         controller: of this training.
-        rollouts: budget; the last round that it pays is done.
+        rollouts: budget; the last round that it pays for certain is done.
         steps: go on to so many optimiser steps, however many rollouts they take.
         every: rollouts between two points.
         snapshot: a file that is written from time to time and at the end; where it is there, the run goes on from it.
@@ -84,7 +85,7 @@ def train(
     costs, size = training.costs, training.settings.round_rollouts
     if rollouts < size + controller.next_charge():
         least = size + controller.next_charge()
-        raise InputError(f"a budget of {rollouts} rollouts: the first round takes {least}, allowed are budgets from that")
+        raise InputError(f"a budget of {rollouts} rollouts: the first round may take {least}, allowed are budgets from that")
     points: list[Point] = []
     if snapshot is not None and Path(snapshot).is_file():
         stored = load_snapshot(snapshot, training, controller)["points"]
@@ -94,7 +95,8 @@ def train(
     signals: list[float] = []
     correlation = None
     while True:
-        after = costs.charged + size + controller.next_charge()
+        announced = controller.next_charge()
+        after = costs.charged + size + announced
         over = after > rollouts and costs.steps >= steps
         leaves_mark = (after - 1) // every > (costs.charged - 1) // every or costs.charged <= rollouts < after
         if (over or leaves_mark or _reaches(training, steps)) and (not points or points[-1].rounds < training.rounds):
@@ -106,6 +108,8 @@ def train(
                 save_snapshot(snapshot, training, controller, {"points": [asdict(point) for point in points]})
                 saved = time.monotonic()
         if over:
+            if costs.charged + size <= rollouts:
+                log.warning("ends at %d of %d rollouts: choosing again may take %d", costs.charged, rollouts, announced)
             return points
         with costs.timed("choose"):
             chosen = controller.choose()

@@ -18,7 +18,7 @@ from dsenv.metrics import Doubles
 from dsenv.rlvr.policy import Floats
 from dsenv.rlvr.questions import Questions, QuestionSet
 from dsenv.rlvr.replay import Rollouts
-from dsenv.rlvr.training import RoundByRound, Settings
+from dsenv.rlvr.training import RoundByRound, Settings, check_gradient_options
 from dsenv.seeding import generator
 
 GAIN = 0.02  # of skill: a question at p = 1/2 teaches a quarter of it
@@ -32,7 +32,7 @@ class Simulator(RoundByRound):
     """A simulated policy with the interface of ``dsenv.rlvr.training.Training``; numpy alone.
 
     Args:
-        questions: whose clusters are named ``<kind> <level>``; clusters of other names are levels of one kind, in order.
+        questions: with their ``kinds``.
         settings: batch, group, steps, fresh and capacity are used; replayed groups are learned from as fresh ones are.
         seed: of rewards; a question's difficulty is the same in every episode.
         uneven: kinds differ in how much they teach, anew with every seed: some nothing, however often they are solved, others
@@ -43,10 +43,7 @@ class Simulator(RoundByRound):
         self, questions: QuestionSet, settings: Settings | None = None, seed: int = 0, *, uneven: bool = False
     ) -> None:
         self.questions, self.settings, self.uneven = questions, settings or Settings(), uneven
-        named = [name.rpartition(" ") for name in questions.clusters]
-        kinds = [kind if level.isdigit() else "" for kind, _, level in named]
-        self.kinds = list(dict.fromkeys(kinds))
-        self.kind_of = np.array([self.kinds.index(kind) for kind in kinds])  # (K,)
+        self.kinds, self.kind_of = questions.kinds
         self.level_of = np.array([np.sum(self.kind_of[:k] == kind) for k, kind in enumerate(self.kind_of)])
         sizes = np.bincount(self.kind_of)[self.kind_of]
         self.mean_difficulty = FIRST + (LAST - FIRST) * self.level_of / np.maximum(sizes - 1, 1)  # (K,)
@@ -91,9 +88,16 @@ class Simulator(RoundByRound):
         coordinates: int | None = None,
         dimensions: int | None = None,
     ) -> Floats:
-        """Return (q, kinds): the skills that a group raises, as long a vector as its rewards deviate; nothing is projected."""
+        """Return (q, kinds): the skills that a group raises, as long a vector as its rewards deviate.
+
+        Coordinates, projections and forms change nothing.
+
+        Raises:
+            InputError: for an unknown form, or numbers below 1.
+        """
+        check_gradient_options(form, coordinates, dimensions)
         kinds = self.kind_of[self.questions.parts[one_of("part", part, ("train", "reference"))].cluster[rollouts.questions]]
-        towards = TRANSFER + (1 - TRANSFER) * np.eye(len(self.kinds))
+        towards = self.gains[:, None] * (TRANSFER + (1 - TRANSFER) * np.eye(len(self.kinds)))
         self.costs.choosing_passes += int(rollouts.signal.sum()) * self.settings.group
         return np.asarray(rollouts.rewards.std(1)[:, None] * towards[kinds], np.float32)
 

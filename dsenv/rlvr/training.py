@@ -20,6 +20,8 @@ from dsenv.rlvr.questions import Questions, QuestionSet
 from dsenv.rlvr.replay import ReplayBuffer, Rollouts, join
 from dsenv.seeding import generator
 
+GRADIENT_FORMS = ("clipped", "acg")
+
 
 class TrainingStopped(DsenvError, RuntimeError):
     """Training cannot go on; the message says in which round and why. The policy is as it was before the bad step."""
@@ -100,7 +102,7 @@ class Costs:
     """What training took so far.
 
     Attributes:
-        rollouts: completions of chosen questions.
+        rollouts: completions of training questions: chosen ones, and candidates that a controller had rolled out.
         reference_rollouts: completions of reference questions, charged as well.
         choosing_passes: completions or answers that a controller had the policy go through, forward or forward and backward,
             to choose by them; each charged as a rollout.
@@ -244,6 +246,18 @@ class RoundByRound(ABC):
     @abstractmethod
     def update(self, batch: Rollouts, stale: int) -> None:
         """Learn from groups of which the last ``stale`` are replayed."""
+
+
+def check_gradient_options(form: str, coordinates: int | None, dimensions: int | None) -> None:
+    """Refuse what ``Training.gradients`` does not take.
+
+    Raises:
+        InputError: for an unknown form, or numbers below 1.
+    """
+    one_of("form", form, GRADIENT_FORMS)
+    for name, value in (("coordinates", coordinates), ("dimensions", dimensions)):
+        if value is not None:
+            check_whole(name, value, 1)
 
 
 def check_round(ids: Any, settings: Settings, questions: QuestionSet) -> Ints:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from dsenv.errors import InputError, one_of
@@ -47,5 +48,11 @@ def make_controller(name: str, training: Training, **options: Any) -> Controller
         controller = made(training, **options)
     except TypeError as error:
         raise InputError(f"controller {name!r}: {error}") from error
-    controller.options = dict(options)
+    controller.options = options_of(name, options)
     return controller
+
+
+def options_of(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return all options of a controller, those that are not given with their defaults."""
+    known = inspect.signature(CONTROLLERS[one_of("controller", name, CONTROLLERS)]).parameters.values()
+    return {one.name: options.get(one.name, one.default) for one in known if one.name != "training"}

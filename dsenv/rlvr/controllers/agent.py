@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -44,8 +43,8 @@ class Agent(ByCluster):
 
     def __init__(self, training: Training, weights: str | None = None, temperature: float = 1.0) -> None:
         super().__init__(training)
-        if not temperature > 0:
-            raise InputError(f"temperature {temperature!r}: allowed are numbers above 0")
+        if not 0 < temperature < np.inf:
+            raise InputError(f"temperature {temperature!r}: allowed are finite numbers above 0")
         self.temperature = temperature
         self.weights = read_weights(WEIGHTS if weights is None else Path(weights))
         horizon = max(1, HORIZON * QUESTIONS // training.settings.round_questions)
@@ -89,7 +88,6 @@ def cluster_scores(weights: Weights, inputs: Doubles) -> Doubles:
     return np.asarray((hidden @ weights["2.weight"].T + weights["2.bias"])[:, 0], np.float64)
 
 
-@cache
 def read_weights(path: Path) -> Weights:
     """Return the arrays of an agent's file.
 

@@ -83,8 +83,8 @@ class Ucb(Bandit):
 
     def __init__(self, training: Training, memory: float = 0.95, exploration: float = 0.1) -> None:
         super().__init__(training, memory)
-        if not exploration >= 0:
-            raise InputError(f"exploration {exploration!r}: allowed are numbers from 0")
+        if not 0 <= exploration < np.inf:
+            raise InputError(f"exploration {exploration!r}: allowed are finite numbers from 0")
         self.exploration = exploration
 
     def values(self, pulls: Doubles, paid: Doubles, rng: np.random.Generator) -> Doubles:
@@ -105,8 +105,8 @@ class Thompson(Bandit):
 
     def __init__(self, training: Training, memory: float = 0.95, prior: float = 0.15, deviation: float = 0.2) -> None:
         super().__init__(training, memory)
-        if not deviation > 0:
-            raise InputError(f"deviation {deviation!r}: allowed are numbers above 0")
+        if not (0 < deviation < np.inf and np.isfinite(prior)):
+            raise InputError(f"prior {prior!r}, deviation {deviation!r}: allowed are finite numbers, the second above 0")
         self.prior, self.deviation = prior, deviation
 
     def values(self, pulls: Doubles, paid: Doubles, rng: np.random.Generator) -> Doubles:

@@ -62,8 +62,6 @@ class ByCluster(Controller):
 
     def restore(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Take it back."""
-        if "asked" not in state:
-            raise InputError(f"{type(self).__name__} needs the state 'asked', the snapshot has {', '.join(sorted(state))}")
         self.asked = state["asked"].astype(np.int64)
 
 

@@ -45,10 +45,10 @@ class Controller:
         return {}
 
     def restore(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
-        """Take back what ``state`` returned.
+        """Take back what ``state`` of such a controller returned; ``load_snapshot`` refuses snapshots of others.
 
         Raises:
-            InputError: where the state is another controller's.
+            InputError: where this controller keeps no state.
         """
         if state:
             raise InputError(f"{type(self).__name__} keeps no state, the snapshot has {', '.join(sorted(state))}")

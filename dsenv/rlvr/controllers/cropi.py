@@ -15,7 +15,7 @@ from dsenv.rlvr.controllers.learnalign import unit_rows
 from dsenv.rlvr.controllers.subset import Subset
 from dsenv.rlvr.policy import Floats
 from dsenv.rlvr.replay import ReplayBuffer, Rollouts
-from dsenv.rlvr.training import Training
+from dsenv.rlvr.training import Training, check_gradient_options
 from dsenv.seeding import generator
 
 
@@ -23,7 +23,7 @@ class Cropi(Subset):
     """Score questions by the influence of rollouts that are stored already, stage by stage.
 
     At every stage the gradients of stored groups under the policy as it is now are compared with the mean gradients of
-    validation questions, several sets of them: the reference questions of each kind (a cluster's name without its level).
+    validation questions, several sets of them: the reference questions of each kind.
     Validation questions are rolled out once. Published: the store is eight rollouts of every question by the first policy;
     ours is what the warm-up and the stages themselves rolled out, for nothing, and a part of every stage is uniform, so that
     it grows. Charged are validation rollouts and one pass a completion of a group with signal, stored or of validation.
@@ -57,15 +57,14 @@ class Cropi(Subset):
         for name, value in (("warmup", warmup), ("stored", stored), ("validation", validation)):
             check_whole(name, value, 1)
         super().__init__(training, None, keep, warmup, stage, folds)
+        check_gradient_options(form, coordinates, dimensions)
         if not 0 <= explore < 1:
             raise InputError(f"explore {explore!r}: allowed are numbers from 0 to below 1")
         self.store = ReplayBuffer(stored)
         self.explore, self.validation, self.form, self.sign = explore, validation, form, sign
         self.coordinates, self.dimensions = coordinates, dimensions
         self.validated: Rollouts | None = None
-        names = [name.rpartition(" ")[0] or name for name in training.questions.clusters]
-        kinds = list(dict.fromkeys(names))
-        self.kind_of = np.array([kinds.index(name) for name in names])  # (K,)
+        self.kind_of = training.questions.kinds[1]
 
     def next_charge(self) -> int:
         """Return at most what the next choice charges."""

@@ -9,7 +9,7 @@ from dsenv.dataset import Ints
 from dsenv.errors import InputError
 from dsenv.metrics import Doubles
 from dsenv.rlvr.controllers.subset import Subset
-from dsenv.rlvr.training import Training
+from dsenv.rlvr.training import Training, check_gradient_options
 
 
 class LearnAlign(Subset):
@@ -39,6 +39,7 @@ class LearnAlign(Subset):
         dimensions: int | None = 1024,
     ) -> None:
         super().__init__(training, candidates, keep, warmup, stage, folds)
+        check_gradient_options("clipped", coordinates, dimensions)
         self.unbiased, self.coordinates, self.dimensions = unbiased, coordinates, dimensions
 
     def next_charge(self) -> int:

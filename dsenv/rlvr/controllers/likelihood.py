@@ -60,8 +60,8 @@ class Likelihood(ByCluster):
             check_whole(name, value, least)
         numbers = {"weight": weight, "candidate_weight": candidate_weight, "hard": hard, "sharpness": sharpness}
         for what, number in numbers.items():
-            if not number > 0:
-                raise InputError(f"{what} {number!r}: allowed are numbers above 0")
+            if not 0 < number < np.inf:
+                raise InputError(f"{what} {number!r}: allowed are finite numbers above 0")
         self.first, self.candidates, self.hard, self.sharpness = first, candidates, hard, sharpness
         self.weight, self.candidate_weight = weight, candidate_weight
         self.memory = check_share("memory", memory)

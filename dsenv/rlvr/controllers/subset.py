@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 
 
 class Subset(Controller):
-    """Trains on the highest scored of some candidates, in passes; what is too few for a round is left out of a pass.
+    """Trains on the highest scored of some candidates, in passes.
 
     Args:
         training: whose questions are chosen.
@@ -30,8 +30,8 @@ class Subset(Controller):
         keep: questions to train on; fewer where fewer candidates may be chosen.
         warmup: rounds of uniform questions before.
         stage: rounds after which candidates are scored again; 0: never.
-        folds: L, to order every pass by folding (DELT, arXiv 2506.21545): from low scores to high ones L times; 0: in random
-            orders.
+        folds: L, to order passes by folding (DELT, arXiv 2506.21545), from low scores to high ones L times, each pass behind
+            the last one; 0: in random orders, and what is too few for a round is left out of a pass.
     """
 
     def __init__(
@@ -50,6 +50,7 @@ class Subset(Controller):
         self.chosen: Ints = np.empty(0, np.int64)
         self.scores: Doubles = np.empty(0)  # of the chosen ones
         self.since = 0  # the round they were chosen in
+        self.trained = 0  # rounds of them since
         self._uniform = Uniform(training)
 
     def score(self, ids: Ints) -> Doubles:
@@ -73,30 +74,36 @@ class Subset(Controller):
         which is logged.
         """
         training = self.training
-        if training.rounds >= self.warmup and self.due():
+        if self.due():
             ids = self.pool(generator(training.seed, f"candidates, round {training.rounds}"))
             scores = self.score(ids)
             allowed = np.isfinite(scores)
             best = highest(scores[allowed], self.keep)
-            self.chosen, self.scores, self.since = ids[allowed][best], scores[allowed][best], training.rounds
+            self.chosen, self.scores = ids[allowed][best], scores[allowed][best]
+            self.since, self.trained = training.rounds, 0
             if not len(best):
                 log.warning("round %d: none of %d candidates may be chosen, questions are uniform", training.rounds, len(ids))
         if not len(self.chosen):
             return self._uniform.choose()
-        return part_of_pass(self._order, len(self.chosen), training.settings.round_questions, training.rounds - self.since)
+        self.trained += 1
+        return self._next(training.settings.round_questions, self.trained - 1)
 
     def state(self) -> Arrays:
         """Return what was chosen, and when."""
-        return {"chosen": self.chosen, "scores": self.scores, "since": np.array(self.since)}
+        return {"chosen": self.chosen, "scores": self.scores, "since": np.array(self.since), "trained": np.array(self.trained)}
 
     def restore(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Take it back."""
-        if "chosen" not in state:
-            raise InputError(f"{type(self).__name__} needs the state 'chosen', the snapshot has {', '.join(sorted(state))}")
         self.chosen, self.scores = state["chosen"].astype(np.int64), state["scores"].astype(np.float64)
-        self.since = int(state["since"])
+        self.since, self.trained = int(state["since"]), int(state["trained"])
 
-    def _order(self, number: int) -> Ints:
+    def _next(self, size: int, trained: int) -> Ints:
+        """Return the questions of a round after so many others of them."""
         if self.folds:
-            return self.chosen[folded(self.scores, self.folds)]
-        return generator(self.training.seed, f"pass {number} from round {self.since}").permutation(self.chosen)
+            places = trained * size + np.arange(size)
+            return self.chosen[folded(self.scores, self.folds)][places % len(self.chosen)]
+
+        def order(number: int) -> Ints:
+            return generator(self.training.seed, f"pass {number} from round {self.since}").permutation(self.chosen)
+
+        return part_of_pass(order, len(self.chosen), size, trained)
