@@ -309,7 +309,8 @@ def by_difficulty(runs: dict[str, list[Run]], plan: Plan) -> dict[str, Any]:
 def table(record: dict[str, Any]) -> str:
     """Return the results as a table.
 
-    A mean with censored runs in it is a lower bound of what the level takes (≥), so what it saves is an upper bound (≤).
+    A mean with censored runs in it is a lower bound of what the level takes (≥); what a controller saves against uniform is
+    then an upper bound (≤) where its own runs are censored, a lower one (≥) where uniform's are, neither (?) where both are.
     """
     lines = [
         "| controller | pass rate at equal rollouts | at equal steps | rollouts to uniform's level | steps | seconds "
@@ -317,15 +318,13 @@ def table(record: dict[str, Any]) -> str:
         "|---" * 13 + "|",
     ]
     for name, row in record["controllers"].items():
-        saved = record["savings"][name]
-        late = row["rollouts"]["reached"] < row["runs"]
         cells = [
             name,
             shown(row["pass_rate"], 3),
             shown(row["pass_rate_at_equal_steps"], 3),
-            *("≥ " * late + shown(row[unit], 0) for unit in UNITS),
+            *("≥ " * censored(row) + shown(row[unit], 0) for unit in UNITS),
             f"{row['rollouts']['reached']} of {row['runs']}",
-            *("" if name == "uniform" else "≤ " * late + shown(saved[unit], 2) for unit in ("rollouts", "seconds")),
+            *saved_cells(record, name),
             f"{row['choosing']:.2f}",
             f"{row['signal']['value']:.2f}",
             "" if row["correlation"] is None else f"{row['correlation']:.2f}",
@@ -342,16 +341,24 @@ def short_table(record: dict[str, Any]) -> str:
     ]
     for name, row in record["controllers"].items():
         if name in SHORT:
-            late, saved = row["rollouts"]["reached"] < row["runs"], record["savings"][name]
-            cells = [
-                name,
-                shown(row["pass_rate"], 3),
-                "≥ " * late + shown(row["rollouts"], 0),
-                f"{row['rollouts']['reached']} of {row['runs']}",
-                *("" if name == "uniform" else "≤ " * late + shown(saved[unit], 2) for unit in ("rollouts", "seconds")),
-            ]
-            lines.append(f"| {' | '.join(cells)} |")
+            reached = f"{row['rollouts']['reached']} of {row['runs']}"
+            cells = [name, shown(row["pass_rate"], 3), "≥ " * censored(row) + shown(row["rollouts"], 0), reached]
+            lines.append(f"| {' | '.join([*cells, *saved_cells(record, name)])} |")
     return "\n".join(lines)
+
+
+def censored(row: dict[str, Any]) -> bool:
+    """Return whether some runs of a controller never reached the level."""
+    return bool(row["rollouts"]["reached"] < row["runs"])
+
+
+def saved_cells(record: dict[str, Any], name: str) -> list[str]:
+    """Return what a controller saved of rollouts and of seconds against uniform, each with the bound that it is."""
+    if name == "uniform":
+        return ["", ""]
+    sides = censored(record["controllers"][name]), censored(record["controllers"]["uniform"])
+    mark = {(False, False): "", (True, False): "≤ ", (False, True): "≥ ", (True, True): "? "}[sides]
+    return [mark + shown(record["savings"][name][unit], 2) for unit in ("rollouts", "seconds")]
 
 
 def difficulty_table(record: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from benchmarks import rlvr
-from benchmarks.rlvr import Plan, at, crossing, difficulty_table, identity, same, stored, summarise, table
+from benchmarks.rlvr import Plan, at, crossing, difficulty_table, identity, same, short_table, stored, summarise, table
 
 PLAN = Plan(rollouts=400, every=100, settings={"batch": 10, "group": 10, "steps": 1})
 
@@ -65,6 +65,11 @@ def test_the_tables_mark_what_is_censored(runs):
     lines = table(summarise(runs, PLAN)).splitlines()
     assert lines[2].startswith("| uniform | 0.500 [0.500, 0.500]") and "≥" not in lines[2] and "3 of 3" in lines[2]
     assert lines[3].count("≥") == 4 and lines[3].count("≤") == 2 and "2 of 3" in lines[3]
+    early, late = runs["dots"][:2], made("uniform", 2, [0.2, 0.3, 0.3, 0.3, 0.49])
+    lines = table(summarise({**runs, "uniform": [*runs["uniform"][:2], late], "thompson": early}, PLAN)).splitlines()
+    assert lines[2].count("≥") == 4 and lines[3].count("? ") == 2 and lines[4].count("≥") == 2 and "? " not in lines[4]
+    short = short_table(summarise({**runs, "thompson": runs["dots"][:2]}, PLAN)).splitlines()
+    assert [line.split(" | ")[0] for line in short[2:]] == ["| uniform", "| thompson"] and short[3].count("|") == 7
     assert len({line.count("|") for line in lines}) == 1
     assert difficulty_table(summarise(runs, PLAN)).splitlines()[2] == "| start | 0.100 | 0.200 | 0.900 |"
 
