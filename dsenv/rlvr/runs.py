@@ -108,7 +108,7 @@ def train(
                 save_snapshot(snapshot, training, controller, {"points": [asdict(point) for point in points]})
                 saved = time.monotonic()
         if over:
-            if costs.charged + size <= rollouts:
+            if costs.charged + 2 * size <= rollouts:
                 log.warning("ends at %d of %d rollouts: choosing again may take %d", costs.charged, rollouts, announced)
             return points
         with costs.timed("choose"):

@@ -37,8 +37,7 @@ class Likelihood(ByCluster):
         training: whose questions are chosen.
         first: questions of every cluster that are read before the first round.
         candidates: questions read for each that is asked; 1: none, the belief alone chooses.
-        weight: rollouts that one of the first readings counts for.
-        candidate_weight: rollouts that a candidate's reading counts for.
+        weight: rollouts that a reading counts for.
         memory: what the counts are worth after a round, as a share of before.
         hard: b; above 1, questions that are seldom solved are preferred to those that often are.
         sharpness: candidates are drawn by this power of what they teach; the larger, the more surely the best.
@@ -47,10 +46,9 @@ class Likelihood(ByCluster):
     def __init__(
         self,
         training: Training,
-        first: int = 4,
+        first: int = 2,
         candidates: int = 3,
-        weight: float = 32.0,
-        candidate_weight: float = 8.0,
+        weight: float = 8.0,
         memory: float = 0.85,
         hard: float = 2.0,
         sharpness: float = 2.0,
@@ -58,13 +56,11 @@ class Likelihood(ByCluster):
         super().__init__(training)
         for name, value, least in (("first", first, 0), ("candidates", candidates, 1)):
             check_whole(name, value, least)
-        numbers = {"weight": weight, "candidate_weight": candidate_weight, "hard": hard, "sharpness": sharpness}
-        for what, number in numbers.items():
+        for what, number in (("weight", weight), ("hard", hard), ("sharpness", sharpness)):
             if not 0 < number < np.inf:
                 raise InputError(f"{what} {number!r}: allowed are finite numbers above 0")
         self.first, self.candidates, self.hard, self.sharpness = first, candidates, hard, sharpness
-        self.weight, self.candidate_weight = weight, candidate_weight
-        self.memory = check_share("memory", memory)
+        self.weight, self.memory = weight, check_share("memory", memory)
         self.right: Doubles = np.zeros(len(self.sizes))
         self.wrong: Doubles = np.zeros(len(self.sizes))
 
@@ -78,7 +74,7 @@ class Likelihood(ByCluster):
         training = self.training
         rng = generator(training.seed, f"likelihood, round {training.rounds}")
         if not training.rounds and self.first:
-            self._read(np.concatenate([rng.permutation(order)[: self.first] for order in self.orders]), self.weight)
+            self._read(np.concatenate([rng.permutation(order)[: self.first] for order in self.orders]))
         members = training.questions.train.cluster
         clusters = teaching(self.right, self.wrong, self.hard)
         self.predictions = ((self.right + PRIOR[0]) / (self.right + self.wrong + sum(PRIOR)))[members]
@@ -87,7 +83,7 @@ class Likelihood(ByCluster):
             return self.draw(clusters, rng)
         chances = clusters[members]
         ids = rng.choice(len(chances), count, replace=False, p=chances / chances.sum())
-        rates = self._read(ids, self.candidate_weight)
+        rates = self._read(ids)
         scores = self.sharpness * np.log(np.maximum(rates * (1 - rates) ** self.hard, LEAST))
         return ids[gumbel_top(scores, training.settings.round_questions, rng)]
 
@@ -111,10 +107,10 @@ class Likelihood(ByCluster):
         found = min(self.candidates * asked, int(self.sizes.sum()))
         return found if found > asked else 0
 
-    def _read(self, ids: Ints, weight: float) -> Doubles:
-        """Return the probabilities of right answers (n,), and count each as so many rollouts."""
+    def _read(self, ids: Ints) -> Doubles:
+        """Return the probabilities of right answers (n,), and count each."""
         rates = np.exp([float(found.sum()) for found in self.training.answer_logprobs(ids)])
-        self._count(ids, weight * rates, weight * (1 - rates))
+        self._count(ids, self.weight * rates, self.weight * (1 - rates))
         return np.asarray(rates)
 
     def _count(self, questions: Ints, right: Doubles, wrong: Doubles) -> None:
