@@ -413,6 +413,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="short runs, two seeds at most")
     parser.add_argument("--tuning", action="store_true", help="other questions and other seeds: to choose settings on")
     parser.add_argument("--questions", default="arithmetic", help="or gsm8k, a folder, a hub name (default: %(default)s)")
+    parser.add_argument("--question-seed", type=int, default=None, help="of arithmetic questions (default: 0, for tuning 1)")
     parser.add_argument("--policy", default="arithmetic", help="or the folder or hub name of a causal checkpoint")
     parser.add_argument("--rollouts", type=int, default=None, help=f"a run's budget (default: {Plan.rollouts:,})")
     parser.add_argument("--max-new-tokens", type=int, default=Plan.max_new_tokens)
@@ -458,6 +459,7 @@ def plan_of(options: argparse.Namespace) -> Plan:
         plan,
         questions=options.questions,
         policy=options.policy,
+        question_seed=plan.question_seed if options.question_seed is None else options.question_seed,
         rollouts=options.rollouts or plan.rollouts,
         max_new_tokens=options.max_new_tokens,
         max_prompt_tokens=options.max_prompt_tokens,

@@ -70,6 +70,7 @@ def rendered() -> dict[str, str]:
     tables["rlvr"] = rlvr.table(record)
     tables["rlvr short"] = rlvr.short_table(record)
     tables["rlvr difficulty"] = rlvr.difficulty_table(record)
+    tables["rlvr third"] = rlvr.short_table(read_record(RESULTS / "rlvr_third.json"))
     tables["target time"] = target_report.time_table(read_record(RESULTS / "target_time.json"))
     return {**tables, **target_report.named_tables(read_record(RESULTS / "target.json"))}
 

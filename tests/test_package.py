@@ -174,6 +174,7 @@ def test_readme_is_short_and_the_pages_say_what_is_committed():
         "scaling",
         "rlvr",
         "rlvr short",
+        "rlvr third",
         "rlvr difficulty",
     }
     others = {name for name in rendered() if not name.startswith(("leaderboard", "target"))}
@@ -209,10 +210,11 @@ def test_the_leaderboard_is_complete_and_bundled():
 def test_the_rlvr_record_is_complete():
     """Every controller with five seeds, and the fields that others read."""
     from benchmarks.records import RESULTS, read_record
-    from benchmarks.rlvr import VARIANTS, Plan, same, stored
+    from benchmarks.rlvr import NAMED, VARIANTS, Plan, same, stored
 
     record = read_record(RESULTS / "rlvr.json")
     assert set(record["controllers"]) == set(VARIANTS) >= {"uniform", "difficulty", "dots", "dots_replay", "uniform_replay"}
+    assert set(VARIANTS) >= {"learnalign", "learnalign_staged", "cropi", "ufo", "ucb", "thompson", "lfr", "ppo", NAMED}
     for name, row in record["controllers"].items():
         assert row["runs"] == 5
         for field in ("pass_rate", "rollouts", "steps", "seconds"):

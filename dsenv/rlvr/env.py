@@ -263,7 +263,7 @@ def make_training(
         )
     simulated = isinstance(policy, Simulator) or (isinstance(policy, str) and policy == "simulator")
     if simulated and (embedding_clusters is not None or max_prompt_tokens is not None):
-        raise InputError("the simulator reads no prompts: clusters must be 'given', and max_prompt_tokens None")
+        raise InputError("the simulator has no embeddings and no tokens: clusters must be 'given', max_prompt_tokens None")
     if isinstance(policy, Simulator):
         if policy.questions is not questions or policy.settings != settings:
             raise InputError("this simulator has other questions or settings: it must be made with those that are given here")
