@@ -23,9 +23,9 @@ from dsenv.rlvr.history import ClusterHistory
 from dsenv.rlvr.loss import reweighted_advantages
 from dsenv.rlvr.policy import Policy
 from dsenv.rlvr.runs import train
-from dsenv.rlvr.simulator import Simulator
 from dsenv.rlvr.training import Settings
 from dsenv.selectors.ufo import ufo_scores
+from tests.test_rlvr_controllers import play, simulated
 
 SUBSETS = ("learnalign", "cropi", "ufo", "pass_rates")
 
@@ -45,18 +45,6 @@ def training(questions):
 def groups(training):
     thirds = np.flatnonzero(training.questions.train.cluster % LEVELS == 2)
     return training.roll_out(thirds[:: len(thirds) // 40])
-
-
-def simulated(questions, seed=0, **settings):
-    return Simulator(questions, Settings(**{"batch": 32, "steps": 1, **settings}), seed)
-
-
-def play(controller, rounds):
-    chosen = []
-    for _ in range(rounds):
-        chosen.append(controller.choose())
-        controller.learn(controller.training.round(chosen[-1]))
-    return chosen
 
 
 def cosines(rows):
