@@ -426,7 +426,7 @@ def test_bad_settings_and_rounds_are_named(questions):
         training.round(np.arange(2683, 2689))
     with pytest.raises(InputError, match="a budget of 23 rollouts: the first round may take 24"):
         train(training, make_controller("uniform", training), rollouts=23)
-    with pytest.raises(InputError, match="a budget of 40 rollouts: the first round takes 56"):
+    with pytest.raises(InputError, match="a budget of 40 rollouts: the first round may take 56"):
         train(training, make_controller("dots", training, reference=8), rollouts=40)
     with pytest.raises(InputError, match="minibatches 9: allowed are 1 to the batch's 6 questions"):
         Settings(batch=6, minibatches=9)

@@ -23,6 +23,7 @@ from dsenv.rlvr.history import ClusterHistory
 from dsenv.rlvr.loss import reweighted_advantages
 from dsenv.rlvr.policy import Policy
 from dsenv.rlvr.runs import train
+from dsenv.rlvr.simulator import Simulator
 from dsenv.rlvr.training import Settings
 from dsenv.selectors.ufo import ufo_scores
 from tests.test_rlvr_controllers import play, simulated
@@ -346,6 +347,13 @@ def test_bad_options_are_named(questions):
     ):
         with pytest.raises(InputError, match=message):
             make_controller(name, training, **options)
+
+
+def test_a_run_that_cannot_pay_the_next_choice_says_so(questions, caplog):
+    """Four rounds of warm-up, then 256 candidates would take up to 4,096."""
+    training = Simulator(questions, Settings())
+    points = train(training, make_controller("learnalign", training), rollouts=4096)
+    assert points[-1].rollouts == 1024 and "ends at 1024 of 4096 rollouts: choosing again may take 4096" in caplog.text
 
 
 # the trained agent
