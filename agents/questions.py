@@ -81,23 +81,23 @@ def make_env(policy: str) -> DataSelectRLVREnv:
     return DataSelectRLVREnv(questions, policy=made, budget=BUDGET, batch=settings.batch, steps=settings.steps)
 
 
+def make_agent(policy: str, environments: int, seed: int, **settings: Any) -> PPO:
+    """Return an untrained agent; an update sees an episode of each environment."""
+    vec = VecNormalize(DummyVecEnv([lambda: make_env(policy)] * environments), norm_obs=False, gamma=0.99)
+    return PPO(
+        QuestionPolicy, vec, n_steps=HORIZON, batch_size=HORIZON, n_epochs=4, gamma=0.99, gae_lambda=0.95, seed=seed,
+        device="cpu", verbose=1, stats_window_size=environments, **settings,
+    )  # fmt: skip
+
+
 def train(steps: int, fine_tune: int, seed: int) -> tuple[PPO, dict[str, Any]]:
     """Train an agent: so many simulated rounds, then so many real episodes."""
     torch.set_num_threads(1)
     started = time.perf_counter()
-    simulated = VecNormalize(DummyVecEnv([lambda: make_env("simulator")] * ENVIRONMENTS), norm_obs=False, gamma=0.99)
-    agent = PPO(
-        QuestionPolicy, simulated, n_steps=HORIZON, batch_size=HORIZON, n_epochs=4, learning_rate=1e-3, gamma=0.99,
-        gae_lambda=0.95, ent_coef=0.01, seed=seed, device="cpu", verbose=1, stats_window_size=ENVIRONMENTS,
-    )  # fmt: skip
-    agent.learn(steps)
+    agent = make_agent("simulator", ENVIRONMENTS, seed, learning_rate=1e-3, ent_coef=0.01).learn(steps)
     told: dict[str, Any] = {"simulated_rounds": steps, "real_rollouts": fine_tune * BUDGET, "seed": seed}
     if fine_tune:
-        real = VecNormalize(DummyVecEnv([lambda: make_env("arithmetic")]), norm_obs=False, gamma=0.99)
-        tuned = PPO(
-            QuestionPolicy, real, n_steps=HORIZON, batch_size=HORIZON, n_epochs=4, learning_rate=3e-4, gamma=0.99,
-            gae_lambda=0.95, seed=seed, device="cpu", verbose=1, stats_window_size=1,
-        )  # fmt: skip
+        tuned = make_agent("arithmetic", 1, seed, learning_rate=3e-4)
         tuned.policy.load_state_dict(agent.policy.state_dict())
         agent = tuned.learn(fine_tune * HORIZON)
     return agent, {**told, "seconds": round(time.perf_counter() - started)}

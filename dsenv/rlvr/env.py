@@ -19,7 +19,6 @@ from dsenv.rlvr.history import ClusterHistory
 from dsenv.rlvr.questions import QuestionSet
 from dsenv.rlvr.simulator import Simulator
 from dsenv.rlvr.training import Settings, Training
-from dsenv.seeding import generator
 
 
 class DataSelectRLVREnv(gym.Env[Any, Any]):
@@ -115,12 +114,12 @@ class DataSelectRLVREnv(gym.Env[Any, Any]):
             device=device,
         )
         self.questions = self.training.questions
-        self._members = [np.flatnonzero(self.questions.train.cluster == k) for k in range(len(self.questions.clusters))]
-        empty = [name for name, members in zip(self.questions.clusters, self._members, strict=True) if not len(members)]
+        count = len(self.questions.clusters)
+        sizes = np.bincount(self.questions.train.cluster, minlength=count)
+        empty = [name for name, size in zip(self.questions.clusters, sizes, strict=True) if not size]
         if empty:
             raise InputError(f"questions {self.questions.name!r} have no training question in the clusters {', '.join(empty)}")
         self._first_score: float | None = None  # the same in every episode
-        count = len(self._members)
         self.action_space = spaces.Discrete(count)
         shapes = {"difficulty": count, "staleness": count, "trained": count, "budget_left": 1, "pass_rate": 1}
         parts: dict[str, spaces.Space[Any]] = {name: spaces.Box(0, 1, (size,), np.float32) for name, size in shapes.items()}
@@ -143,9 +142,8 @@ class DataSelectRLVREnv(gym.Env[Any, Any]):
         if self._first_score is None:
             self._first_score = self._pass_rate()
             self.training.restart(drawn)  # its rollouts are not this episode's
-        self._orders = [generator(drawn, f"order of cluster {k}").permutation(ids) for k, ids in enumerate(self._members)]
-        count = len(self._members)
-        self.counts: Ints = np.zeros(count, np.int64)
+        self._orders = self.questions.orders(drawn)
+        self.counts: Ints = np.zeros(len(self._orders), np.int64)
         self._history = ClusterHistory(self.questions, self.horizon)
         self.score = self._first_score
         self._signal, self._over = 0.0, False
@@ -161,8 +159,8 @@ class DataSelectRLVREnv(gym.Env[Any, Any]):
         """
         if self._over:
             raise EpisodeOver("the episode is over: call reset() before step()")
-        if not isinstance(action, (int, np.integer)) or not 0 <= action < len(self._members):
-            raise InputError(f"action {action!r} is not a cluster: allowed are 0 to {len(self._members) - 1}")
+        if not isinstance(action, (int, np.integer)) or not 0 <= action < len(self.counts):
+            raise InputError(f"action {action!r} is not a cluster: allowed are 0 to {len(self.counts) - 1}")
         size = self.training.settings.round_questions
         places = np.arange(self.counts[action] * size, (self.counts[action] + 1) * size)
         order = self._orders[action]
@@ -181,7 +179,7 @@ class DataSelectRLVREnv(gym.Env[Any, Any]):
 
     def action_masks(self) -> npt.NDArray[np.bool_]:
         """Return (K,) True: every cluster may be asked at any time."""
-        return np.ones(len(self._members), bool)
+        return np.ones(len(self.questions.clusters), bool)
 
     def render(self) -> str | None:
         """Return a line a cluster: rounds, and a bar as long as its last measured pass rate."""

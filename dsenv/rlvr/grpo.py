@@ -211,7 +211,7 @@ class GRPO(RoundByRound):
         """Return weights, moments of the optimiser and the replay buffer, arrays by name."""
         found = weights_state(enumerate(self._weights), self.optimizer)
         if self.buffer.groups is not None:
-            found |= {f"replay {name}": value for name, value in vars(self.buffer.groups).items()}
+            found |= self.buffer.groups.arrays("replay")
         return found
 
     def counts(self) -> dict[str, Any]:
@@ -226,8 +226,7 @@ class GRPO(RoundByRound):
         """
         self.restart(self.seed)
         put_weights_state(enumerate(self._weights), self.optimizer, state)
-        if "replay questions" in state:
-            self.buffer.groups = Rollouts(*(state[f"replay {name}"] for name in Rollouts.__dataclass_fields__))
+        self.buffer.groups = Rollouts.of(state, "replay")
         self.rounds, self.draws = counts["rounds"], counts["draws"]
         self.costs = Costs(**copy.deepcopy(dict(counts["costs"])))
 

@@ -15,6 +15,7 @@ from dsenv.clustering import cluster_kmeans
 from dsenv.dataset import Ints
 from dsenv.errors import InputError
 from dsenv.rlvr.checkers import Checker, find_checker
+from dsenv.seeding import generator
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,11 @@ class QuestionSet:
         kinds = [kind if level.isdigit() else "" for kind, _, level in named]
         names = list(dict.fromkeys(kinds))
         return names, np.array([names.index(kind) for kind in kinds])
+
+    def orders(self, seed: int) -> list[Ints]:
+        """Return the ids of each cluster's training questions, in random orders of a seed."""
+        members = [np.flatnonzero(self.train.cluster == k) for k in range(len(self.clusters))]
+        return [generator(seed, f"order of cluster {k}").permutation(ids) for k, ids in enumerate(members)]
 
     @property
     def check(self) -> Checker:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from dsenv.dataset import Ints
 from dsenv.metrics import Doubles
@@ -42,6 +44,17 @@ class Rollouts:
     def signal(self) -> np.ndarray:
         """(q,) True where a group has rights and wrongs, and so advantages other than 0."""
         return np.asarray((self.pass_rates > 0) & (self.pass_rates < 1))
+
+    def arrays(self, name: str) -> dict[str, npt.NDArray[Any]]:
+        """Return the groups as arrays to store, their names behind ``name`` and a space."""
+        return {f"{name} {field}": value for field, value in vars(self).items()}
+
+    @classmethod
+    def of(cls, arrays: Mapping[str, npt.NDArray[Any]], name: str) -> Rollouts | None:
+        """Return the groups that ``arrays`` stored under a name, or None where there are none."""
+        if f"{name} questions" not in arrays:
+            return None
+        return cls(*(arrays[f"{name} {field}"] for field in cls.__dataclass_fields__))
 
     def take(self, places: Sequence[int] | np.ndarray) -> Rollouts:
         """Return some of the groups."""

@@ -17,6 +17,7 @@ from dsenv.rlvr.history import ClusterHistory
 from dsenv.rlvr.replay import Rollouts
 from dsenv.rlvr.training import Training
 from dsenv.seeding import generator
+from dsenv.selectors.checks import check_positive
 
 WEIGHTS = Path(__file__).parent.parent.parent / "policies" / "questions.safetensors"
 HORIZON = 320  # rounds after which a cluster that was not asked counts as long forgotten
@@ -43,8 +44,7 @@ class Agent(ByCluster):
 
     def __init__(self, training: Training, weights: str | None = None, temperature: float = 1.0) -> None:
         super().__init__(training)
-        if not 0 < temperature < np.inf:
-            raise InputError(f"temperature {temperature!r}: allowed are finite numbers above 0")
+        check_positive("temperature", temperature)
         self.temperature = temperature
         self.weights = read_weights(WEIGHTS if weights is None else Path(weights))
         horizon = max(1, HORIZON * QUESTIONS // training.settings.round_questions)

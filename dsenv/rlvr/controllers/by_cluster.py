@@ -12,7 +12,6 @@ from dsenv.errors import InputError
 from dsenv.metrics import Doubles
 from dsenv.rlvr.controllers.controller import Arrays, Controller
 from dsenv.rlvr.training import Training
-from dsenv.seeding import generator
 
 Bools = npt.NDArray[np.bool_]
 
@@ -22,11 +21,9 @@ class ByCluster(Controller):
 
     def __init__(self, training: Training) -> None:
         super().__init__(training)
-        clusters = training.questions.train.cluster
-        members = [np.flatnonzero(clusters == k) for k in range(len(training.questions.clusters))]
-        self.orders = [generator(training.seed, f"order of cluster {k}").permutation(ids) for k, ids in enumerate(members)]
-        self.sizes = np.array([len(ids) for ids in members])
-        self.asked = np.zeros(len(members), np.int64)  # questions, of each cluster
+        self.orders = training.questions.orders(training.seed)
+        self.sizes = np.array([len(order) for order in self.orders])
+        self.asked = np.zeros(len(self.orders), np.int64)  # questions, of each cluster
 
     def pick(self, next_cluster: Callable[[Bools], int]) -> Ints:
         """Return a round's questions, different ones as long as the pool has that many.

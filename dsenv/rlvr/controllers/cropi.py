@@ -11,12 +11,13 @@ from dsenv.dataset import Ints
 from dsenv.errors import InputError, check_whole
 from dsenv.metrics import Doubles
 from dsenv.rlvr.controllers.controller import Arrays
-from dsenv.rlvr.controllers.learnalign import unit_rows
 from dsenv.rlvr.controllers.subset import Subset
 from dsenv.rlvr.policy import Floats
 from dsenv.rlvr.replay import ReplayBuffer, Rollouts
 from dsenv.rlvr.training import Training, check_gradient_options
 from dsenv.seeding import generator
+from dsenv.selectors.neighbours import normalised
+from dsenv.selectors.pool import highest
 
 
 class Cropi(Subset):
@@ -70,9 +71,9 @@ class Cropi(Subset):
         """Return at most what the next choice charges."""
         if not self.due():
             return 0
-        validation = len(self._judges()) if self.validated is None else 0
-        judges = validation or len(self.validated or ())
-        return self.training.settings.group * (validation + judges + len(self.store))
+        judges = len(self._judges())
+        rolled_out = judges if self.validated is None else 0
+        return self.training.settings.group * (rolled_out + judges + len(self.store))
 
     def choose(self) -> Ints:
         """Return uniform questions in some rounds, else the next ones of the pass."""
@@ -112,13 +113,13 @@ class Cropi(Subset):
         found = super().state()
         for name, groups in (("store", self.store.groups), ("validated", self.validated)):
             if groups is not None:
-                found |= {f"{name} {field}": value for field, value in vars(groups).items()}
+                found |= groups.arrays(name)
         return found
 
     def restore(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Take it back."""
         super().restore(state)
-        self.store.groups, self.validated = (_groups(state, name) for name in ("store", "validated"))
+        self.store.groups, self.validated = (Rollouts.of(state, name) for name in ("store", "validated"))
 
     def _gradients(self, groups: Rollouts, part: str) -> Floats:
         given = {"coordinates": self.coordinates, "dimensions": self.dimensions}
@@ -145,7 +146,7 @@ def influences(gradients: npt.ArrayLike, validation: npt.ArrayLike, *, sign: boo
     ours, theirs = np.asarray(gradients, np.float64), np.asarray(validation, np.float64)
     if sign:
         ours, theirs = np.sign(ours), np.sign(theirs)
-    return np.asarray(unit_rows(ours) @ unit_rows(theirs).T)
+    return np.asarray(normalised(ours) @ normalised(theirs).T)
 
 
 def merged_ranks(influence: npt.ArrayLike, count: int) -> Doubles:
@@ -160,7 +161,7 @@ def merged_ranks(influence: npt.ArrayLike, count: int) -> Doubles:
     values = np.asarray(influence, np.float64)
     merged = np.zeros(len(values))
     for column in values.T:
-        best = np.argsort(-column, kind="stable")[:count]
+        best = highest(column, count)
         merged[best] += 1 / np.arange(1, len(best) + 1)
     return merged
 
@@ -168,8 +169,3 @@ def merged_ranks(influence: npt.ArrayLike, count: int) -> Doubles:
 def _falls(rounds: int, share: float) -> bool:
     """Return whether a round is one of a share of them, spread evenly."""
     return int((rounds + 1) * share) > int(rounds * share)
-
-
-def _groups(state: Mapping[str, npt.NDArray[np.generic]], name: str) -> Rollouts | None:
-    fields = Rollouts.__dataclass_fields__
-    return Rollouts(*(state[f"{name} {field}"] for field in fields)) if f"{name} questions" in state else None  # type: ignore[arg-type]

@@ -31,8 +31,7 @@ class DifficultyFilter(Controller):
 
     def __init__(self, training: Training, low: float = 0.1, high: float = 0.9, patience: int = 10) -> None:
         super().__init__(training)
-        if not 0 <= low <= high <= 1:
-            raise InputError(f"pass rates from {low!r} to {high!r}: allowed are bounds between 0 and 1, in this order")
+        check_bounds(low, high)
         check_whole("patience", patience, 1)
         self.low, self.high, self.patience = low, high, patience
         clusters = len(training.questions.clusters)
@@ -63,3 +62,13 @@ class DifficultyFilter(Controller):
     def restore(self, state: Mapping[str, npt.NDArray[np.generic]]) -> None:
         """Take them back."""
         self.rates, self.asked = state["rates"].astype(np.float64), state["asked"].astype(np.int64)
+
+
+def check_bounds(low: float, high: float) -> None:
+    """Refuse what are no bounds of pass rates.
+
+    Raises:
+        InputError: naming both and what is allowed.
+    """
+    if not 0 <= low <= high <= 1:
+        raise InputError(f"pass rates from {low!r} to {high!r}: allowed are bounds between 0 and 1, in this order")

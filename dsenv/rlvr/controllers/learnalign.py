@@ -10,6 +10,7 @@ from dsenv.errors import InputError
 from dsenv.metrics import Doubles
 from dsenv.rlvr.controllers.subset import Subset
 from dsenv.rlvr.training import Training, check_gradient_options
+from dsenv.selectors.neighbours import normalised
 
 
 class LearnAlign(Subset):
@@ -79,12 +80,5 @@ def learnalign_scores(gradients: npt.ArrayLike, pass_rates: npt.ArrayLike, group
     Source: arXiv 2506.11480.
     """
     values = learnability(pass_rates, group)
-    units = unit_rows(gradients)
+    units = normalised(np.asarray(gradients, np.float64))
     return np.asarray(values * (units @ (values @ units / len(values))))
-
-
-def unit_rows(vectors: npt.ArrayLike) -> Doubles:
-    """Return rows (n, d) scaled to length 1; rows of length 0 stay."""
-    found = np.asarray(vectors, np.float64)
-    lengths = np.linalg.norm(found, axis=-1, keepdims=True)
-    return np.asarray(found / np.where(lengths > 0, lengths, 1))

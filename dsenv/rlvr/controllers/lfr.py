@@ -16,6 +16,7 @@ from dsenv.rlvr.history import cluster_means
 from dsenv.rlvr.replay import Rollouts
 from dsenv.rlvr.training import Training
 from dsenv.seeding import generator
+from dsenv.selectors.pool import highest
 
 MEASURES = ("signal", "failure")
 
@@ -84,4 +85,4 @@ def focused(measured: npt.ArrayLike, share: float) -> Ints:
     """
     values = np.asarray(measured, np.float64)
     count = max(1, round(share * len(values)))
-    return np.sort(np.argsort(-values, kind="stable")[:count])
+    return np.sort(highest(values, count))

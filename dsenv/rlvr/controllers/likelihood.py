@@ -8,13 +8,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dsenv.dataset import Ints
-from dsenv.errors import InputError, check_whole
+from dsenv.errors import check_whole
 from dsenv.metrics import Doubles
 from dsenv.rlvr.controllers.by_cluster import ByCluster, check_share
 from dsenv.rlvr.controllers.controller import Arrays
 from dsenv.rlvr.replay import Rollouts
 from dsenv.rlvr.training import Training
 from dsenv.seeding import generator
+from dsenv.selectors.checks import check_positive
 from dsenv.selectors.gumbel import gumbel_top
 
 LEAST = 1e-9  # of what a question teaches: one that cannot be answered is hardly drawn
@@ -57,8 +58,7 @@ class Likelihood(ByCluster):
         for name, value, least in (("first", first, 0), ("candidates", candidates, 1)):
             check_whole(name, value, least)
         for what, number in (("weight", weight), ("hard", hard), ("sharpness", sharpness)):
-            if not 0 < number < np.inf:
-                raise InputError(f"{what} {number!r}: allowed are finite numbers above 0")
+            check_positive(what, number)
         self.first, self.candidates, self.hard, self.sharpness = first, candidates, hard, sharpness
         self.weight, self.memory = weight, check_share("memory", memory)
         self.right: Doubles = np.zeros(len(self.sizes))

@@ -8,6 +8,7 @@ import numpy.typing as npt
 from dsenv.dataset import Ints
 from dsenv.errors import InputError
 from dsenv.metrics import Doubles
+from dsenv.rlvr.controllers.difficulty import check_bounds
 from dsenv.rlvr.controllers.subset import Subset
 from dsenv.rlvr.training import Training
 
@@ -37,8 +38,7 @@ class PassRates(Subset):
         high: float = 0.9,
     ) -> None:
         super().__init__(training, candidates, keep, warmup, stage, folds)
-        if not 0 <= low <= high <= 1:
-            raise InputError(f"pass rates from {low!r} to {high!r}: allowed are bounds between 0 and 1, in this order")
+        check_bounds(low, high)
         self.low, self.high = low, high
 
     def next_charge(self) -> int:
