@@ -61,6 +61,20 @@ class TargetResult:
             temporary.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
         return Path(path)
 
+    @classmethod
+    def load(cls, path: str | Path) -> TargetResult:
+        """Read a result.
+
+        Raises:
+            InputError: where the file is missing or no result.
+        """
+        try:
+            found = json.loads(Path(path).read_text(encoding="utf-8"))
+            runs = tuple(TargetRun(**{**run, "fit": Fit(**run["fit"])}) for run in found.pop("runs"))
+            return cls(class_shares=tuple(found.pop("class_shares")), runs=runs, **found)
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise InputError(f"{str(path)!r} is not a readable result of a target: {error}") from error
+
 
 def fine_tune(
     selection: Selection | Sequence[int] | Ints | None,

@@ -34,6 +34,7 @@ class Selection:
         score: Φ on the reward rows, where it was computed.
         evaluations: proxy evaluations spent.
         seconds: spent by the method.
+        history: of a search: after how many evaluations its best score rose, and to what.
     """
 
     rows: tuple[int, ...]
@@ -49,6 +50,7 @@ class Selection:
     score: float | None = None
     evaluations: int = 0
     seconds: float = 0.0
+    history: tuple[tuple[int, float], ...] = ()
 
     @classmethod
     def from_rows(cls, task: SelectionTask, numbers: Ints, method: str, **provenance: Any) -> Selection:
@@ -102,9 +104,10 @@ class Selection:
         """
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
-            rows, counts = found.pop("rows"), found.pop("counts", None)
+            rows, counts, history = found.pop("rows"), found.pop("counts", None), found.pop("history", [])
             if not all(isinstance(row, int) and row >= 0 for row in rows):
                 raise InputError(f"{str(path)!r} holds row ids that are not whole numbers from 0")
-            return cls(rows=tuple(rows), counts=None if counts is None else tuple(counts), **found)
+            rises = tuple((int(evaluations), float(score)) for evaluations, score in history)
+            return cls(rows=tuple(rows), counts=None if counts is None else tuple(counts), history=rises, **found)
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise InputError(f"{str(path)!r} is not a readable selection: {error}") from error

@@ -25,7 +25,7 @@ ORDER = (
     "selectors.knn_shapley", "selectors.agreement", "selectors.craig", "selectors.gradmatch", "selectors.glister",
     "selectors.gradients", "selectors.less", "selectors.trak", "selectors.prompts",
     "selectors.ask_llm", "selectors.ufo", "selectors.data_whisperer", "selectors", "finalists",
-    "baselines", "evaluation", "leaderboard", "finetuning", "rlvr", "rlvr.checkers", "rlvr.questions", "rlvr.arithmetic",
+    "baselines", "evaluation", "leaderboard", "finetuning", "run_folder", "rlvr", "rlvr.checkers", "rlvr.questions", "rlvr.arithmetic",
     "rlvr.gsm8k", "rlvr.policy", "rlvr.replay", "rlvr.loss", "rlvr.history", "rlvr.training", "rlvr.weights", "rlvr.grpo",
     "rlvr.simulator", "rlvr.difficulty", "rlvr.controllers.controller", "rlvr.controllers.uniform",
     "rlvr.controllers.difficulty", "rlvr.controllers.dots", "rlvr.controllers.subset", "rlvr.controllers.learnalign",

@@ -36,11 +36,20 @@ class Stage:
         score: its Φ.
         finalists: up to 32 best complete selections with their Φ, best first.
         seconds: since the run began.
+        history: after how many evaluations the best score rose, and to what.
     """
 
-    def __init__(self, evaluations: int, used: int, finalists: list[tuple[float, Ints]], seconds: float) -> None:
+    def __init__(
+        self,
+        evaluations: int,
+        used: int,
+        finalists: list[tuple[float, Ints]],
+        seconds: float,
+        history: Sequence[tuple[int, float]] = (),
+    ) -> None:
         self.evaluations, self.used, self.seconds = evaluations, used, seconds
         self.finalists = finalists
+        self.history = tuple(history)
         self.score, self.counts = finalists[0]
 
 
@@ -83,6 +92,7 @@ class Evaluator:
         self._marks = sorted({int(mark) for mark in (*stages, limit) if mark <= limit})
         self._stages: list[Stage] = []
         self._best: list[tuple[float, Ints]] = []
+        self._history: list[tuple[int, float]] = []
         self._seen: dict[bytes, float] = {}
         self._memory = Memory()
         self._started, self._process = time.perf_counter(), os.getpid()
@@ -153,9 +163,9 @@ class Evaluator:
             if len(part):
                 for place, value in zip(part, self.proxy.score(batch[part], memory=self._memory).tolist(), strict=True):
                     self._seen[keys[place]] = value
+                    self.used += 1
                     if complete[place]:
                         self._remember(value, batch[place])
-                self.used += len(part)
             if fresh and not self._marks:
                 raise BudgetSpent(f"{self.limit} evaluations are spent")
             if fresh:
@@ -206,6 +216,8 @@ class Evaluator:
         return fresh[:room], fresh[room:]
 
     def _remember(self, value: float, counts: Ints) -> None:
+        if value > self.best_score:
+            self._history.append((self.used, value))
         if len(self._best) == FINALISTS and value <= self._best[-1][0]:
             return
         place = len(self._best)
@@ -217,7 +229,7 @@ class Evaluator:
     def _end_stage(self) -> None:
         """Keep what a run with the next smaller budget would end with; the run goes on as if nothing had happened."""
         mark = self._marks.pop(0)
-        finalists, used = list(self._best), self.used
+        finalists, used, history = list(self._best), self.used, list(self._history)
         if (self.unfinished is not None or not finalists) and used < mark:
             start = np.zeros(self.plan.clusters, np.int64) if self.unfinished is None else self.unfinished
             completed = self.plan.complete(start)
@@ -226,4 +238,6 @@ class Evaluator:
                 value, used = float(self.proxy.score(completed[None])[0]), used + 1
             if not any(np.array_equal(completed, counts) for _, counts in finalists):
                 finalists = sorted([*finalists, (value, completed)], key=lambda found: -found[0])[:FINALISTS]
-        self._stages.append(Stage(mark, used, finalists, time.perf_counter() - self._started))
+            if finalists[0][0] > self.best_score:
+                history.append((used, finalists[0][0]))
+        self._stages.append(Stage(mark, used, finalists, time.perf_counter() - self._started, history))

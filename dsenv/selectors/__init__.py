@@ -154,5 +154,6 @@ def select(
         seed=seed,
         score=found.score,
         evaluations=found.used,
+        history=found.history,
         seconds=time.perf_counter() - started,
     )

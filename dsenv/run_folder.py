@@ -1,0 +1,93 @@
+"""A run's folder: one task, what was selected from it, what targets made of that, and the commands."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from dsenv.errors import InputError
+from dsenv.evaluation import Row, load_rows
+from dsenv.files import atomic_write
+from dsenv.finetuning import TargetResult
+from dsenv.selection import Selection
+from dsenv.task import SelectionTask
+
+
+class RunFolder:
+    """``task.npz``, ``selections/*.json``, ``targets/*.json``, ``results.jsonl`` and ``commands.txt``, each where there is one.
+
+    Args:
+        path: the folder; the first thing kept makes it.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+
+    @property
+    def task(self) -> SelectionTask:
+        """The task.
+
+        Raises:
+            InputError: where the folder has none.
+            TaskFileError: where its file is damaged.
+        """
+        if not (self.path / "task.npz").is_file():
+            raise InputError(f"{str(self.path)!r} is no run: it has no task.npz, which dsenv select --run writes")
+        return SelectionTask.load(self.path / "task.npz")
+
+    @property
+    def selections(self) -> dict[str, Selection]:
+        """The selections by name, the last one written last."""
+        return {path.stem: Selection.load(path) for path in self._files("selections")}
+
+    @property
+    def targets(self) -> dict[str, TargetResult]:
+        """The results of targets by name, the last one written last."""
+        return {path.stem: TargetResult.load(path) for path in self._files("targets")}
+
+    @property
+    def results(self) -> list[Row]:
+        """The results of agents on the task (``dsenv evaluate --out RUN/results.jsonl``)."""
+        path = self.path / "results.jsonl"
+        return load_rows(path) if path.is_file() else []
+
+    @property
+    def commands(self) -> list[str]:
+        """The command lines that wrote here, oldest first."""
+        path = self.path / "commands.txt"
+        return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+
+    def keep_task(self, task: SelectionTask) -> None:
+        """Keep the task.
+
+        Raises:
+            InputError: where the folder holds another.
+        """
+        path = self.path / "task.npz"
+        if not path.is_file():
+            task.save(path)
+        elif SelectionTask.load(path).digest != task.digest:
+            raise InputError(f"{str(self.path)!r} holds another task than {task.name!r}: give the run a folder of its own")
+
+    def keep_selection(self, selection: Selection) -> Path:
+        """Keep a selection of the task, by its method and seed."""
+        return selection.save(self.path / "selections" / f"{_file_name(selection.method)}-{selection.seed}.json")
+
+    def keep_target(self, result: TargetResult) -> Path:
+        """Keep what a target made of chosen rows, by what chose them."""
+        return result.save(self.path / "targets" / f"{_file_name(result.method)}.json")
+
+    def keep_command(self, words: Sequence[str]) -> None:
+        """Keep a command line; one that stands there already moves to the end."""
+        line = " ".join(words)
+        lines = [known for known in self.commands if known != line]
+        with atomic_write(self.path / "commands.txt") as temporary:
+            temporary.write_text("".join(f"{known}\n" for known in [*lines, line]), encoding="utf-8")
+
+    def _files(self, kind: str) -> list[Path]:
+        return sorted((self.path / kind).glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
+def _file_name(text: str) -> str:
+    return re.sub(r"[^a-z0-9_]+", "-", text.lower()).strip("-")
