@@ -75,8 +75,9 @@ class RunFolder:
         return selection.save(self.path / "selections" / f"{_file_name(selection.method)}-{selection.seed}.json")
 
     def keep_target(self, result: TargetResult) -> Path:
-        """Keep what a target made of chosen rows, by what chose them."""
-        return result.save(self.path / "targets" / f"{_file_name(result.method)}.json")
+        """Keep what a target made of chosen rows, by what chose them and the target's name."""
+        name = f"{_file_name(result.method)}-{_file_name(Path(result.recipe['target']).name)}"
+        return result.save(self.path / "targets" / f"{name}.json")
 
     def keep_command(self, words: Sequence[str]) -> None:
         """Keep a command line; one that stands there already moves to the end."""
