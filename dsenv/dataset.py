@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
+import math
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,12 +17,11 @@ import numpy.typing as npt
 
 from dsenv.errors import InputError, require
 from dsenv.seeding import generator
+from dsenv.splits import HELD_OUT, Ints, cut_rows, text_key
+from dsenv.tables import SUFFIXES, as_columns, is_table, read_table
 
 SPLITS = ("train", "validation", "test")
-SUFFIXES = (".parquet", ".csv", ".jsonl")
-
-Ints = npt.NDArray[np.int64]
-Columns = Mapping[str, Sequence[Any]]
+INSTRUCTIONS = ("prompt", "response")  # columns of instruction data, where nothing else is said
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,16 @@ class Rows:
         labels: (n,) class ids.
         pairs: n second texts (inference data), or None.
         sources: n names of where a row comes from, or None.
+        responses: n responses to the texts, which are prompts then (instruction data: all have the class 0), or None.
+        numbers: (n,) row ids, in the table that the split was cut from say; None: 0 to n - 1.
     """
 
     texts: list[str]
     labels: Ints
     pairs: list[str] | None = None
     sources: list[str] | None = None
+    responses: list[str] | None = None
+    numbers: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.texts)
@@ -52,19 +55,46 @@ class Rows:
         names = {name: number for number, name in enumerate(sorted(set(self.sources)))}
         return self.labels * len(names) + np.array([names[name] for name in self.sources], np.int64)
 
-    def take(self, ids: Sequence[int] | Ints) -> Rows:
-        """Return the rows with these ids, in the order given."""
-        chosen = [int(i) for i in ids]
+    @property
+    def ids(self) -> Ints:
+        """(n,) the row ids by which a selection names rows."""
+        return np.arange(len(self)) if self.numbers is None else self.numbers
+
+    def take(self, places: Sequence[int] | Ints) -> Rows:
+        """Return the rows at these places 0 to n - 1, in the order given."""
+        chosen = [int(i) for i in places]
 
         def pick(column: list[str] | None) -> list[str] | None:
             return None if column is None else [column[i] for i in chosen]
 
-        return Rows([self.texts[i] for i in chosen], self.labels[chosen], pick(self.pairs), pick(self.sources))
+        return Rows(
+            [self.texts[i] for i in chosen],
+            self.labels[chosen],
+            pick(self.pairs),
+            pick(self.sources),
+            pick(self.responses),
+            self.ids[chosen],
+        )
+
+    def places(self, ids: Sequence[int] | Ints) -> Ints:
+        """Return where the rows with these ids stand.
+
+        Raises:
+            InputError: for an id that no row has.
+        """
+        asked, known = np.asarray(ids, np.int64), self.ids
+        order = np.argsort(known, kind="stable")
+        found = order[np.minimum(np.searchsorted(known, asked, sorter=order), len(known) - 1)]
+        missing = asked[known[found] != asked]
+        if len(missing):
+            allowed = f"0 to {len(known) - 1}" if self.numbers is None else "those that were not held out"
+            raise InputError(f"row id {missing[0]} is not in the train split: allowed are {allowed}")
+        return found
 
 
 @dataclass(frozen=True)
 class TextDataset:
-    """Labelled texts with a train, a validation and a test split.
+    """Labelled texts, or prompts with responses, with a train, a validation and a test split.
 
     Attributes:
         name: a short name; it becomes the task's name.
@@ -95,7 +125,7 @@ class TextDataset:
         digest = hashlib.sha256()
         for split, rows in self.splits.items():
             digest.update(f"{split}:{len(rows)};".encode())
-            for column in (rows.texts, rows.pairs, rows.sources):
+            for column in (rows.texts, rows.pairs, rows.sources, rows.responses):
                 for text in column or ():
                     data = text.encode("utf-8", "surrogatepass")
                     digest.update(len(data).to_bytes(4, "little"))
@@ -151,76 +181,125 @@ class TextDataset:
             derived = derived.with_target_source(derivation["target_source"])
         return derived
 
+    @property
+    def is_instructions(self) -> bool:
+        """Whether rows are prompts with responses, without classes."""
+        return self.train.responses is not None
+
+    @classmethod
+    def from_table(cls, table: Any, **options: Any) -> TextDataset:
+        """Make a dataset from one table; validation and test, a tenth each, are cut out of it.
+
+        Args:
+            table: a file (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``), a dict of lists, a pandas DataFrame or a
+                ``datasets.Dataset``. A row's id is its number in it, from 0.
+            options: as in ``from_columns``.
+
+        Raises:
+            InputError: for a file that cannot be read, or anything ``from_columns`` refuses.
+        """
+        if isinstance(table, (str, Path)):
+            options = {"name": Path(table).stem, **options}
+            table = read_table(table)
+        return cls.from_columns({"train": table}, **options)
+
     @classmethod
     def from_columns(
         cls,
         splits: Mapping[str, Any],
         *,
         name: str = "own",
-        text: str = "text",
+        text: str | None = None,
         label: str = "label",
         text_pair: str = "text_pair",
         source: str = "source",
+        response: str | None = None,
         meta: Mapping[str, Any] | None = None,
+        split_seed: int = 0,
     ) -> TextDataset:
         """Make a dataset from columns: lists, arrays, or a pandas / datasets table for each split.
+
+        A split that is missing is cut out of the training rows: a tenth, seeded, stratified by class and source, with
+        duplicate texts kept together. ``meta["split"]`` records it.
 
         Args:
             splits: ``{"train": table, "validation": table, "test": table}``; a table maps column names to sequences
                 of equal length (a dict of lists, a pandas DataFrame, a ``datasets.Dataset``).
             name: of the dataset.
-            text: name of the column of texts; it must be there.
-            label: name of the column of labels; it must be there.
+            text: name of the column of texts, or of prompts; default: ``text``.
+            label: name of the column of labels; it must be there, but for instruction data.
             text_pair: name of the column of second texts; it may be there.
             source: name of the column of sources; it may be there.
+            response: name of the column of responses: the rows are instruction data then, without labels. Default:
+                ``response``, where there are columns ``prompt`` and ``response`` and neither text nor label.
             meta: what is known of the dataset; ``label_names`` in it names the classes 0, 1, ...
+            split_seed: of the cut.
 
         Raises:
-            InputError: for a missing split or column, an empty text, fewer than two classes in training, or a label
-                that training does not have.
+            InputError: for no training rows, a missing column, an empty text, fewer than two classes in training, a label
+                that training does not have, or too few rows to cut.
         """
         info = dict(meta or {})
-        raw: dict[str, tuple[list[str], list[Any], list[str] | None, list[str] | None]] = {}
-        for split in SPLITS:
-            if split not in splits:
-                raise InputError(f"dataset {name!r} has no {split!r} split; found: {', '.join(map(str, splits)) or 'none'}")
+        if "train" not in splits:
+            raise InputError(f"dataset {name!r} has no 'train' split; found: {', '.join(map(str, splits)) or 'none'}")
+        tables = {split: as_columns(splits[split]) for split in SPLITS if split in splits}
+        plain = text is None and response is None
+        if plain and not {"text", label} & set(tables["train"]) and set(INSTRUCTIONS) <= set(tables["train"]):
+            text, response = INSTRUCTIONS
+        text = text or "text"
+        parsed: dict[str, Rows] = {}
+        labels: dict[str, list[Any]] = {}
+        unlabelled = np.zeros(0, np.int64)
+        for split, table in tables.items():
             where = f"split {split!r} of {name!r}"
-            table = _columns(splits[split])
-            for column in (text, label):
+            for column in (text, label if response is None else response):
                 if column not in table:
                     raise InputError(f"{where} has no column {column!r}; found: {', '.join(table)}")
-            raw[split] = (
-                _texts(table[text], f"column {text!r} of {where}"),
-                list(table[label]),
-                _texts(table[text_pair], f"column {text_pair!r} of {where}") if text_pair in table else None,
-                _texts([v if v is None else str(v) for v in table[source]], f"column {source!r} of {where}")
-                if source in table
-                else None,
-            )
-            if len({len(column) for column in raw[split] if column is not None}) != 1:
+            if len({len(column) for column in table.values()}) != 1:
                 raise InputError(f"the columns of {where} have different lengths")
-            if not raw[split][0]:
+            texts, pairs, responses = (
+                _texts(table[column], f"column {column!r} of {where}") if column in table else None
+                for column in (text, text_pair, response)
+            )
+            sources = None
+            if source in table:
+                named = [v if v is None else str(v) for v in table[source]]
+                sources = _texts(named, f"column {source!r} of {where}")
+            if not texts:
                 raise InputError(f"{where} has no rows")
-        for optional, column in ((2, text_pair), (3, source)):
-            if len({raw[split][optional] is None for split in SPLITS}) > 1:
+            labels[split] = [0] * len(texts) if response is not None else list(table[label])
+            parsed[split] = Rows(texts, unlabelled, pairs, sources, responses)
+        for column, values in ((text_pair, "pairs"), (source, "sources")):
+            if len({getattr(rows, values) is None for rows in parsed.values()}) > 1:
                 raise InputError(f"column {column!r} of {name!r} is in some splits and not in others")
-        names, ids = _classes(info.get("label_names"), {split: raw[split][1] for split in SPLITS}, name)
-        rows = {split: Rows(raw[split][0], ids[split], raw[split][2], raw[split][3]) for split in SPLITS}
+        if response is None:
+            names, ids = _classes(info.get("label_names"), labels, name, label)
+        else:
+            names, ids = ("response",), {split: np.array(column, np.int64) for split, column in labels.items()}
+        rows = {split: replace(found, labels=ids[split]) for split, found in parsed.items()}
+        cut = [split for split in SPLITS if split not in rows]
+        if cut:
+            found = _cut(rows["train"], cut, split_seed)
+            rows = {**rows, **{split: rows["train"].take(places) for split, places in found.items()}}
+            info["split"] = {"cut": cut, "share": HELD_OUT, "seed": split_seed}
         return cls(name, rows["train"], rows["validation"], rows["test"], names, info)
 
     @classmethod
-    def from_folder(cls, folder: str | Path, **columns: str) -> TextDataset:
-        """Read ``train``, ``validation`` and ``test`` (``.parquet``, ``.csv`` or ``.jsonl``) and, if there, ``meta.json``.
+    def from_folder(cls, folder: str | Path, **columns: Any) -> TextDataset:
+        """Read ``train``, ``validation`` and ``test`` (``.parquet``, ``.csv``, ...) and, if there, ``meta.json``.
+
+        A missing ``validation`` or ``test`` is cut out of ``train``.
 
         Args:
             folder: the folder; its name becomes the dataset's.
-            columns: ``text=``, ``label=``, ``text_pair=``, ``source=`` where the columns have other names.
+            columns: ``text=``, ``label=`` and others where the columns have other names, as in ``from_columns``.
 
         Raises:
-            InputError: for a missing folder or split, an unreadable file, or anything ``from_columns`` refuses.
+            InputError: for a missing folder, no training rows, an unreadable file, or anything ``from_columns`` refuses.
         """
         folder = Path(folder)
-        tables = {split: read_split(folder, split) for split in SPLITS}
+        held_out = [split for split in SPLITS[1:] if any((folder / f"{split}{suffix}").is_file() for suffix in SUFFIXES)]
+        tables = {split: read_split(folder, split) for split in ("train", *held_out)}
         meta_file = folder / "meta.json"
         meta: dict[str, Any] = {}
         if meta_file.is_file():
@@ -233,8 +312,10 @@ class TextDataset:
         return cls.from_columns(tables, name=folder.resolve().name, meta=meta, **columns)
 
     @classmethod
-    def from_hub(cls, path: str, *, subset: str | None = None, revision: str | None = None, **columns: str) -> TextDataset:
+    def from_hub(cls, path: str, *, subset: str | None = None, revision: str | None = None, **columns: Any) -> TextDataset:
         """Load a dataset with the ``datasets`` library: a name on the Hugging Face hub, or a local folder of its layout.
+
+        A missing ``validation`` or ``test`` is cut out of ``train``.
 
         Args:
             path: hub name (``owner/name``) or folder.
@@ -255,17 +336,20 @@ class TextDataset:
         return cls.from_columns(dict(loaded), name=Path(path).name, meta=meta, **columns)
 
 
-def load_dataset(name: str | Path, data_dir: str | Path | None = None, **columns: str) -> TextDataset:
-    """Load a dataset by folder, by its name below a data folder, or by its name on the Hugging Face hub.
+def load_dataset(name: str | Path, data_dir: str | Path | None = None, **columns: Any) -> TextDataset:
+    """Load a dataset by file, by folder, by its name below a data folder, or by its name on the Hugging Face hub.
 
     Args:
-        name: a folder; else a folder's name below ``data_dir``; else a hub name.
+        name: a table (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``) or a folder; else a folder's name below ``data_dir``;
+            else a hub name.
         data_dir: default: the environment variable ``DSENV_DATA_DIR``, where it is set.
         columns: as in ``TextDataset.from_columns``.
 
     Raises:
         InputError: where nothing of that name is found or it cannot be used.
     """
+    if is_table(name):
+        return TextDataset.from_table(name, **columns)
     folder = find_folder(name, data_dir)
     return TextDataset.from_hub(str(name), **columns) if folder is None else TextDataset.from_folder(folder, **columns)
 
@@ -316,36 +400,6 @@ def read_hub(path: str, subset: str | None = None, revision: str | None = None) 
         raise InputError(f"dataset {path!r} could not be loaded: {error}") from error
 
 
-def read_table(path: Path) -> dict[str, list[Any]]:
-    """Read a Parquet, CSV or JSON-lines file as columns.
-
-    Raises:
-        InputError: where the file cannot be read as what its name says.
-    """
-    try:
-        if path.suffix == ".parquet":
-            parquet = require("pyarrow.parquet", "build")
-            table: dict[str, list[Any]] = parquet.read_table(path).to_pydict()
-            return table
-        with path.open(encoding="utf-8", newline="") as lines:
-            if path.suffix == ".csv":
-                records: list[Any] = list(csv.DictReader(lines, strict=True))
-            else:
-                records = [json.loads(line) for line in lines if line.strip()]
-    except (OSError, ValueError, csv.Error) as error:
-        raise InputError(f"{str(path)!r} cannot be read: {error}") from error
-    if not records:
-        raise InputError(f"{str(path)!r} has no rows")
-    if not all(isinstance(record, dict) for record in records):
-        raise InputError(f"every line of {str(path)!r} must be a JSON object")
-    names = list(dict.fromkeys(column for record in records for column in record))
-    if None in names:
-        number = next(number for number, record in enumerate(records) if None in record)
-        raise InputError(f"row {number} of {str(path)!r} has more cells than the header has columns")
-    columns: dict[str, list[Any]] = {column: [record.get(column) for record in records] for column in names}
-    return {name: _whole_numbers(column) for name, column in columns.items()} if path.suffix == ".csv" else columns
-
-
 def stratified_sample(groups: Ints, size: int, rng: np.random.Generator) -> Ints:
     """Draw ``size`` of the row ids 0..n-1 with each group at its share (largest remainder, at least one row a group).
 
@@ -377,17 +431,11 @@ def largest_remainder(weights: npt.NDArray[np.float64], total: int) -> Ints:
     return np.asarray(parts)
 
 
-def _whole_numbers(column: list[Any]) -> list[Any]:
-    """A CSV column of whole numbers as such, so that it means the same as in Parquet; any other column as it is."""
-    numbers = all(value is not None and re.fullmatch(r"-?(0|[1-9]\d{0,17})", value) for value in column)
-    return [int(value) for value in column] if numbers else column
-
-
-def _columns(table: Any) -> dict[str, list[Any]]:
-    names = getattr(table, "column_names", None) or getattr(table, "columns", None)
-    if names is None:
-        names = list(table)
-    return {str(name): list(table[name]) for name in names}
+def _cut(rows: Rows, cut: Sequence[str], seed: int) -> dict[str, Ints]:
+    """Return the places of the training rows that stay and of those that are cut out of them."""
+    seconds = rows.pairs or [""] * len(rows)
+    keys = [(text_key(text), text_key(second)) for text, second in zip(rows.texts, seconds, strict=True)]
+    return cut_rows(keys, rows.strata.tolist(), cut, seed)
 
 
 def _texts(values: Sequence[Any], where: str) -> list[str]:
@@ -400,9 +448,13 @@ def _texts(values: Sequence[Any], where: str) -> list[str]:
 
 
 def _classes(
-    declared: Sequence[str] | None, labels: Mapping[str, list[Any]], name: str
+    declared: Sequence[str] | None, labels: Mapping[str, list[Any]], name: str, column: str
 ) -> tuple[tuple[str, ...], dict[str, Ints]]:
-    plain = {split: [value.item() if isinstance(value, np.generic) else value for value in labels[split]] for split in labels}
+    plain = {split: [_plain(value) for value in values] for split, values in labels.items()}
+    for split, values in plain.items():
+        for number, value in enumerate(values):
+            if value is None or value == "" or value != value:
+                raise InputError(f"row {number} of column {column!r} of split {split!r} of {name!r} is empty: no label")
     if declared is not None:
         if isinstance(declared, str) or not isinstance(declared, Sequence) or len(set(map(str, declared))) != len(declared):
             raise InputError(f"label_names of {name!r} are {declared!r}: a list of different names is needed")
@@ -410,23 +462,47 @@ def _classes(
         codes: dict[Any, int] = {**{value: i for i, value in enumerate(names)}, **{i: i for i in range(len(names))}}
         codes |= {str(i): i for i in range(len(names)) if str(i) not in codes}
     else:
-        kinds = {type(value) for value in plain["train"]}
-        if not kinds <= {int, str, bool} or len(kinds) > 1:
-            raise InputError(f"labels of {name!r} must all be whole numbers or all be texts; found {_types(kinds)}")
+        _check_kinds(plain["train"], name, column)
         values = sorted(set(plain["train"]))
         names = tuple(str(value) for value in values)
         codes = {value: i for i, value in enumerate(values)}
     ids = {}
-    for split, column in plain.items():
-        for number, value in enumerate(column):
+    for split, values in plain.items():
+        for number, value in enumerate(values):
             if not isinstance(value, (int, str)) or value not in codes:
                 allowed = f"0 to {len(names) - 1}" if declared is not None else ", ".join(names[:20])
-                raise InputError(f"row {number} of split {split!r} of {name!r} has the label {value!r}; allowed: {allowed}")
-        ids[split] = np.array([codes[value] for value in column], np.int64)
+                raise InputError(
+                    f"row {number} of split {split!r} of {name!r} has the label {value!r} in column {column!r}; "
+                    f"allowed: {allowed}"
+                )
+        ids[split] = np.array([codes[value] for value in values], np.int64)
     if len(np.unique(ids["train"])) < 2:
-        raise InputError(f"the training rows of {name!r} have one class only; at least two are needed")
+        raise InputError(f"the training rows of {name!r} have one class only in column {column!r}; at least two are needed")
     return names, ids
 
 
-def _types(kinds: set[type]) -> str:
-    return ", ".join(sorted(kind.__name__ for kind in kinds)) or "none"
+def _plain(value: Any) -> Any:
+    """A label as Python has it; whole numbers that pandas made floats of are whole again."""
+    value = value.item() if isinstance(value, np.generic) else value
+    return int(value) if isinstance(value, float) and math.isfinite(value) and value.is_integer() else value
+
+
+def _check_kinds(values: Sequence[Any], name: str, column: str) -> None:
+    """Refuse labels of which some are numbers and some are texts: in a CSV file, the odd ones among mostly numbers."""
+
+    def kind(value: Any) -> str:
+        return "a whole number" if isinstance(value, str) and re.fullmatch(r"-?\d+", value) else type(value).__name__
+
+    kinds = [kind(value) for value in values]
+    texts = {"a whole number", "str"}
+    numbers = kinds.count("a whole number")
+    usual = kinds[0] if not set(kinds) <= texts else "a whole number" if 2 * numbers >= len(kinds) else "str"
+    odd = next((row for row, found in enumerate(kinds) if found != usual), None)
+    if usual == "str" and set(kinds) <= texts:
+        return  # a name such as "404" among names
+    if odd is not None or usual not in ("int", "str", "bool", "a whole number"):
+        row = odd or 0
+        raise InputError(
+            f"labels of {name!r} must all be whole numbers or all be texts: row {row} of column {column!r} is {values[row]!r} "
+            f"({kinds[row]}), most are {'not' if odd is None else usual}"
+        )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import gymnasium as gym
 import numpy as np
@@ -22,6 +22,9 @@ from dsenv.proxies.store import ScoreStore
 from dsenv.proxies.stored import StoredProxy
 from dsenv.synthetic import synthetic_task
 from dsenv.task import REPORTED, SelectionTask, load_bundled
+
+if TYPE_CHECKING:
+    from dsenv.rendering import Window
 
 Observation = npt.NDArray[np.float32] | dict[str, npt.NDArray[Any]]
 
@@ -96,7 +99,8 @@ class DataSelectEnv(gym.Env[Any, Any]):
         cache_dir: folder of a store that remembers the scores of the proxies ``probe`` and ``finetune``.
         instance: 0 as stored; others redraw the row order in clusters and the reward / selection cut; None: the task's own,
             which is 0 unless ``task`` is a ``SelectionTask`` at another.
-        render_mode: ``ansi`` or ``rgb_array``.
+        render_mode: ``ansi``: a text; ``rgb_array``: a picture, for ``RecordVideo`` say; ``human``: a window that ``reset`` and
+            ``step`` draw in, which needs a display and Python's tkinter. The pictures need the extra ``render``.
 
     Raises:
         InputError: for anything else.
@@ -105,7 +109,7 @@ class DataSelectEnv(gym.Env[Any, Any]):
         v0: first version.
     """
 
-    metadata = {"render_modes": ["ansi", "rgb_array"], "render_fps": 8}  # noqa: RUF012 - Gymnasium's own form
+    metadata = {"render_modes": ["ansi", "human", "rgb_array"], "render_fps": 8}  # noqa: RUF012 - Gymnasium's own form
 
     def __init__(
         self,
@@ -135,6 +139,7 @@ class DataSelectEnv(gym.Env[Any, Any]):
         self.task = loaded if instance is None else loaded.at_instance(instance)
         self.metric = one_of("metric", metric or REPORTED[self.task.reported], METRICS)
         self.render_mode = render_mode
+        self._window: Window | None = None
         self.clustering = self.task.clustering(clustering)
         self.plan = _shared_plan(self.task, clustering, unit, budget, picks)
         self.proxy = self._proxy(proxy, dataset, cache_dir)
@@ -167,6 +172,7 @@ class DataSelectEnv(gym.Env[Any, Any]):
         super().reset(seed=seed)
         start = start_counts(self.plan, options)
         self.episodes.start(np.zeros(1, np.int64), start[None], [self.draw_sample(self.np_random)])
+        self._show()
         return self._observe(), self._info()
 
     def step(self, action: int | np.integer[Any]) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
@@ -185,14 +191,28 @@ class DataSelectEnv(gym.Env[Any, Any]):
         info = self._info()
         if over:
             info["counts"] = self.counts
+        self._show()
         return self._observe(), reward, over, False, info
 
     def render(self) -> Any:
-        """Return the cluster map: a text, or an (H, W, 3) uint8 picture."""
+        """Return the cluster map: a text, or an (H, W, 3) uint8 picture; in the mode ``human`` show it and return None.
+
+        Raises:
+            MissingExtraError: without the extra ``render``, or for a window without tkinter.
+            InputError: for a window without a display.
+        """
         if self.render_mode is None:
-            gym.logger.warn("render() was called without a render_mode; allowed: ansi, rgb_array")
+            gym.logger.warn("render() was called without a render_mode; allowed: ansi, human, rgb_array")
+            return None
+        if self.render_mode == "human":
+            self._show()
             return None
         return self.draw(self.episodes, 0)
+
+    def close(self) -> None:
+        """Close the window of the mode ``human``."""
+        if self._window is not None:
+            self._window.close()
 
     def draw(self, episodes: Episodes, place: int) -> Any:
         """Return the cluster map of one of several episodes."""
@@ -201,6 +221,17 @@ class DataSelectEnv(gym.Env[Any, Any]):
         draw = render_ansi if self.render_mode == "ansi" else render_picture
         spent, score = int(episodes.spent[place]), float(episodes.score[place])
         return draw(self.task, self.clustering, self.plan, episodes.counts[place], spent, score, self.metric)
+
+    def _show(self) -> None:
+        """Draw in the window, where the mode is ``human``; the first picture opens it."""
+        if self.render_mode != "human":
+            return
+        if self._window is None:
+            from dsenv.rendering import Window
+
+            self._window = Window(self.task.name, float(cast("float", self.metadata["render_fps"])))
+        if self._window.open:
+            self._window.show(self.draw(self.episodes, 0))
 
     def draw_sample(self, rng: np.random.Generator) -> RowSample | None:
         """Draw the reward rows of an episode; None where it is paid on all of them."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from copy import copy
 from typing import Any
 
@@ -16,6 +17,9 @@ from dsenv.metrics import Doubles
 from dsenv.proxies import Memory, Proxy, RowSample
 
 LARGEST_LOG_LOSS = float(np.log(1000))
+WASTED = 0.5  # share of an episode's picks: who spends more on exhausted clusters has lost the masks, most likely
+
+log = logging.getLogger(__name__)
 
 
 class Episodes:
@@ -51,6 +55,7 @@ class Episodes:
 
     def _begin(self, size: int) -> None:
         clusters = self.plan.clusters
+        self._warned = False
         self._memory = Memory()
         self._samples: list[RowSample | None] = [None] * size
         self.counts: Ints = np.zeros((size, clusters), np.int64)
@@ -91,6 +96,7 @@ class Episodes:
             self.counts[places, actions] * self.plan.rows_per_pick, self.plan.sizes[actions]
         )
         self.spent[places] += 1
+        self._warn(places)
         self._evaluate(places[added] if self._dense else places[self.over[places]])
         return np.asarray(self.paid[places] - before)
 
@@ -114,6 +120,21 @@ class Episodes:
     def info(self) -> dict[str, npt.NDArray[Any]]:
         """Return ``action_mask`` (N, K), ``score`` (N,) and ``rows`` (N,) of all episodes."""
         return {"action_mask": self.masks.astype(np.int8), "score": self.score.copy(), "rows": self._taken.sum(1)}
+
+    def _warn(self, places: Ints) -> None:
+        """Say once that masks seem to be lost: what loses them (SB3's own ``evaluate_policy``, say) does so silently."""
+        ended = places[self.over[places]]
+        if self._warned or not len(ended):
+            return
+        wasted, picks = int((self.spent[ended] - self.counts[ended].sum(1)).max()), self.plan.picks
+        if wasted > WASTED * picks:
+            self._warned = True
+            log.warning(
+                "%d of an episode's %d picks were of exhausted clusters and added nothing: is the action mask lost? "
+                "docs/libraries.md says where libraries lose it",
+                wasted,
+                picks,
+            )
 
     def _evaluate(self, places: Ints) -> None:
         if not len(places):

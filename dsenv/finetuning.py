@@ -88,7 +88,7 @@ def fine_tune(
     """Fine-tune a target on the selected rows and score it on the test rows.
 
     Args:
-        selection: a ``Selection`` of this dataset, row ids of its train split, or None for all of them.
+        selection: a ``Selection`` of this dataset, row ids of its training rows, or None for all of them.
         dataset: where the rows come from.
         target: ``minilm``, a hub name or a folder; encoder or causal.
         seeds: one training run each.
@@ -133,7 +133,4 @@ def _rows(selection: Selection | Sequence[int] | Ints | None, dataset: TextDatas
     ids = np.asarray(selection)
     if ids.ndim != 1 or not len(ids) or not np.issubdtype(ids.dtype, np.integer):
         raise InputError(f"row ids must be a non-empty list of whole numbers, not {selection!r}")
-    wrong = ids[(ids < 0) | (ids >= len(dataset.train))]
-    if len(wrong):
-        raise InputError(f"row id {wrong[0]} is not in the train split: allowed are 0 to {len(dataset.train) - 1}")
-    return dataset.train.take(ids), "given rows"
+    return dataset.train.take(dataset.train.places(ids)), "given rows"

@@ -18,10 +18,10 @@ from dsenv.task import SelectionTask
 
 @dataclass(frozen=True)
 class Selection:
-    """Row ids of a dataset's train split, with their provenance.
+    """Row ids of a dataset's training rows, with their provenance.
 
     Attributes:
-        rows: ids in the dataset's train split, in the order they were picked.
+        rows: row numbers of the table that the dataset was read from (of its train split, where it has splits), as picked.
         method: what chose them.
         task: name of the task.
         task_digest: digest of the task.
@@ -56,7 +56,7 @@ class Selection:
     def from_rows(cls, task: SelectionTask, numbers: Ints, method: str, **provenance: Any) -> Selection:
         """Make a selection of a task's training row numbers (0..n-1 of the pool)."""
         return cls(
-            rows=tuple(task.train_rows[numbers].tolist()),
+            rows=tuple(task.row_ids[numbers].tolist()),
             method=method,
             task=task.name,
             task_digest=task.digest,
@@ -77,7 +77,7 @@ class Selection:
         """Return the dataset with only the chosen rows in its train split.
 
         Raises:
-            InputError: where ``dataset`` is not the one that the selection was made from.
+            InputError: where ``dataset`` is not the one that the selection was made from, or lacks a row.
         """
         if dataset.fingerprint != self.fingerprint:
             how = f"; apply the derivation {self.derivation} to it first" if self.derivation != dataset.derivation else ""
@@ -85,9 +85,7 @@ class Selection:
                 f"the selection was made from task {self.task!r}, dataset fingerprint {self.fingerprint[:16]}; dataset "
                 f"{dataset.name!r} has {dataset.fingerprint[:16]}{how}"
             )
-        if max(self.rows, default=0) >= len(dataset.train):
-            raise InputError(f"row id {max(self.rows)} is not in the train split: allowed are 0 to {len(dataset.train) - 1}")
-        return replace(dataset, train=dataset.train.take(self.rows))
+        return replace(dataset, train=dataset.train.take(dataset.train.places(self.rows)))
 
     def save(self, path: str | Path) -> Path:
         """Write the selection as JSON, atomically."""

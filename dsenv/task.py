@@ -117,8 +117,13 @@ class SelectionTask:
 
     @property
     def train_rows(self) -> Ints:
-        """(n,) the row ids of the training rows in the dataset's train split."""
+        """(n,) where the training rows stand in the dataset's train split."""
         return self._array("train_rows").astype(np.int64)
+
+    @property
+    def row_ids(self) -> Ints:
+        """(n,) the ids by which a selection names the training rows: in the table that the dataset was cut from, if any."""
+        return self._array("row_ids").astype(np.int64) if "row_ids" in self.arrays else self.train_rows
 
     def dataset_rows(self, split: str) -> Ints:
         """Return the row numbers of ``reward``, ``selection`` or ``test`` in the dataset's validation or test split.
@@ -230,8 +235,8 @@ class SelectionTask:
         stays = np.ones(len(self._codes), bool)
         stays[self._train_places] = kept
         arrays: Arrays = {name: self._array(name)[stays] for name in ("vectors", "labels", "sources")}
-        arrays |= {"split": self._codes[stays], "train_rows": self._array("train_rows")[kept]}
-        arrays["column_scale"] = self._array("column_scale")
+        arrays |= {"split": self._codes[stays], "column_scale": self._array("column_scale")}
+        arrays |= {name: self._array(name)[kept] for name in ("train_rows", "row_ids") if name in self.arrays}
         for name in self.facts["clusterings"]:
             add_clustering(arrays, name, self.clustering(name).part(kept))
         facts = {key: value for key, value in self.facts.items() if key not in ("variants", "reference")}

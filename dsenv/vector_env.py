@@ -49,7 +49,9 @@ class DataSelectVectorEnv(VectorEnv[Any, Any, Any]):
         self.autoreset_mode = AutoresetMode(autoreset_mode)
         self.num_envs = int(num_envs)
         self.single = DataSelectEnv(**keywords)
-        self.metadata = {**self.single.metadata, "autoreset_mode": self.autoreset_mode}
+        if self.single.render_mode == "human":
+            raise InputError("render_mode 'human' shows one environment, of gym.make; allowed here are ansi and rgb_array")
+        self.metadata = {**self.single.metadata, "render_modes": ["ansi", "rgb_array"], "autoreset_mode": self.autoreset_mode}
         self.render_mode = self.single.render_mode
         self.task, self.plan, self.proxy, self.metric = (
             getattr(self.single, name) for name in ("task", "plan", "proxy", "metric")

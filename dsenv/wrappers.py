@@ -1,141 +1,61 @@
-"""What a particular RL library needs: Stable-Baselines3's ``VecEnv`` around the vector environment."""
+"""What RL libraries ask of an environment beyond Gymnasium: the action mask inside the observation."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode
+import numpy.typing as npt
+from gymnasium import spaces
+from gymnasium.utils import RecordConstructorArgs
 
-from dsenv.errors import InputError, require
-from dsenv.vector_env import DataSelectVectorEnv
+from dsenv.errors import InputError
 
-require("stable_baselines3", "agents")
-from stable_baselines3.common.vec_env.base_vec_env import VecEnv, VecEnvObs, VecEnvStepReturn  # noqa: E402
-
-Indices = int | Iterable[int] | None
+Observations = dict[str, npt.NDArray[Any]]
 
 
-class SB3VecEnv(VecEnv):
-    """N episodes as Stable-Baselines3 steps them, masks included; the same episodes as ``make_vec_env`` gives.
+class MaskedObservation(gym.Wrapper[Any, Any, Any, Any], RecordConstructorArgs):
+    """Observe a dictionary of the flat observation and the action mask, where neither replay buffer nor ``predict`` loses it.
 
-    ``SB3VecEnv("DataSelect-GooglePlay-v0", 16, reward="final")``; wrap it in ``VecMonitor`` for episode statistics.
+    ``MaskedObservation(gym.make("DataSelect-Synthetic-v0"))`` is what RLlib's and TorchRL's masked policies read;
+    Tianshou reads the keys ``obs`` and ``mask``.
 
     Args:
-        id: of a registered environment.
-        num_envs: N.
-        seed: of the first environment at the first reset, the others' follow.
-        keywords: as in ``DataSelectEnv``.
+        env: with a flat observation and an action mask.
+        observation_key: of the flat observation, float32.
+        mask_key: of the mask, int8 (K,): 1 where a pick adds rows.
 
     Raises:
-        InputError: as ``DataSelectEnv``.
-        MissingExtraError: without the extra ``agents``.
+        InputError: for an environment without a mask, one that observes a dictionary already, or twice the same key.
     """
 
-    def __init__(self, id: str, num_envs: int, *, seed: int | None = None, **keywords: Any) -> None:
-        made = gym.make_vec(
-            id, num_envs, vectorization_mode="vector_entry_point", autoreset_mode=AutoresetMode.SAME_STEP, **keywords
-        )
-        if not isinstance(made.unwrapped, DataSelectVectorEnv):
-            raise InputError(f"{id!r} is not a data selection environment")
-        self.vector = made.unwrapped
-        self.render_mode = self.vector.render_mode
-        super().__init__(self.vector.num_envs, self.vector.single_observation_space, self.vector.single_action_space)
-        self._actions = np.zeros(self.num_envs, np.int64)
-        if seed is not None:
-            self.seed(seed)
+    def __init__(self, env: gym.Env[Any, Any], observation_key: str = "observations", mask_key: str = "action_mask") -> None:
+        RecordConstructorArgs.__init__(self, observation_key=observation_key, mask_key=mask_key)
+        super().__init__(env)
+        if not env.has_wrapper_attr("action_masks") or not isinstance(env.action_space, spaces.Discrete):
+            raise InputError(f"{env} has no action mask")
+        if not isinstance(env.observation_space, spaces.Box):
+            raise InputError(f"{env} does not observe one vector: make it with observation='flat'")
+        if observation_key == mask_key:
+            raise InputError(f"observation_key and mask_key are both {mask_key!r}: give two names")
+        self._keys = observation_key, mask_key
+        mask = spaces.Box(0, 1, (int(env.action_space.n),), np.int8)
+        self.observation_space = spaces.Dict({observation_key: env.observation_space, mask_key: mask})
 
-    def reset(self) -> VecEnvObs:
-        """Start all episodes, with the seeds and options set since the last reset."""
-        first = self._options[0]
-        if any(
-            given.keys() != first.keys() or not all(np.array_equal(given[key], first[key]) for key in given)
-            for given in self._options
-        ):
-            raise InputError("episodes have different options: all episodes of a batch start with the same")
-        observations, info = self.vector.reset(seed=list(self._seeds), options=first)
-        self.reset_infos = [self._one(info, place) for place in range(self.num_envs)]
-        self._reset_seeds()
-        self._reset_options()
-        return observations  # type: ignore[no-any-return]
+    def action_masks(self) -> npt.NDArray[np.bool_]:
+        """Return (K,) True where a pick would add rows."""
+        return np.asarray(self.env.get_wrapper_attr("action_masks")())
 
-    def step_async(self, actions: np.ndarray) -> None:
-        """Remember the actions (N,)."""
-        self._actions = np.asarray(actions)
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Observations, dict[str, Any]]:
+        """Start an episode, as the environment does."""
+        observation, info = self.env.reset(seed=seed, options=options)
+        return self._beside(observation), info
 
-    def step_wait(self) -> VecEnvStepReturn:
-        """Pick; an episode that ends starts again at once, its last observation stands in ``terminal_observation``."""
-        observations, rewards, over, _, info = self.vector.step(self._actions)
-        infos = [self._one(info, place) for place in range(self.num_envs)]
-        for place in np.flatnonzero(over).tolist():
-            final = self._one(info["final_info"], place)
-            infos[place] = {
-                **final,
-                "counts": info["final_info"]["counts"][place],
-                "terminal_observation": info["final_obs"][place],
-                "TimeLimit.truncated": False,
-            }
-        return observations, rewards.astype(np.float32), over, infos
+    def step(self, action: Any) -> tuple[Observations, Any, bool, bool, dict[str, Any]]:
+        """Pick a cluster, as the environment does."""
+        observation, reward, terminated, truncated, info = self.env.step(action)
+        return self._beside(observation), reward, terminated, truncated, info
 
-    def close(self) -> None:
-        """Close the vector environment."""
-        self.vector.close()
-
-    def get_attr(self, attr_name: str, indices: Indices = None) -> list[Any]:
-        """Return an attribute of the environment, for each index; ``counts`` and ``action_masks`` are the episode's own.
-
-        Raises:
-            InputError: for what one episode of a batch does not have.
-        """
-        if attr_name in ("episodes", "np_random", "step", "reset", "render"):
-            raise InputError(f"attribute {attr_name!r} belongs to a single environment, not to one episode of a batch")
-        indices = self._get_indices(indices)
-        if attr_name == "action_masks":
-            return [partial(self._masks, place) for place in indices]
-        if attr_name == "counts":
-            return [self.vector.episodes.counts[place].copy() for place in indices]
-        return [getattr(self.vector.single, attr_name) for _ in indices]
-
-    def has_attr(self, attr_name: str) -> bool:
-        """Say whether the environment has an attribute."""
-        return hasattr(self.vector.single, attr_name)
-
-    def set_attr(self, attr_name: str, value: Any, indices: Indices = None) -> None:
-        """Refuse: all episodes share one problem.
-
-        Raises:
-            InputError: always.
-        """
-        raise InputError(f"attribute {attr_name!r} cannot be set: give it as a keyword when the environment is made")
-
-    def env_method(self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any) -> list[Any]:
-        """Return ``action_masks()`` of the episodes, (K,) each.
-
-        Raises:
-            InputError: for another method.
-        """
-        if method_name != "action_masks":
-            raise InputError(f"method {method_name!r} cannot be called on a batch of episodes; allowed: 'action_masks'")
-        return [self._masks(place) for place in self._get_indices(indices)]
-
-    def env_is_wrapped(self, wrapper_class: type[gym.Wrapper[Any, Any, Any, Any]], indices: Indices = None) -> list[bool]:
-        """Return False for each index: the episodes are not wrapped one by one."""
-        return [False for _ in self._get_indices(indices)]
-
-    def get_images(self) -> Sequence[np.ndarray | None]:
-        """Return one picture for each episode."""
-        return list(self.vector.render() or [None] * self.num_envs)
-
-    def _masks(self, place: int) -> np.ndarray:
-        return np.asarray(self.vector.episodes.masks[place])
-
-    @staticmethod
-    def _one(info: dict[str, Any], place: int) -> dict[str, Any]:
-        return {
-            "action_mask": info["action_mask"][place],
-            "score": float(info["score"][place]),
-            "rows": int(info["rows"][place]),
-        }
+    def _beside(self, observation: npt.NDArray[np.float32]) -> Observations:
+        return dict(zip(self._keys, (observation, self.action_masks().astype(np.int8)), strict=True))

@@ -11,12 +11,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # The order in which the data walks through the house: a module imports only modules above it.
 ORDER = (
-    "registration", "errors", "files", "progress", "seeding", "stats", "dataset", "blocks", "encoders", "clustering",
+    "registration", "errors", "files", "progress", "seeding", "stats", "tables", "splits", "dataset", "blocks", "encoders", "clustering",
     "task", "reduction", "building", "picks", "metrics", "selection", "training", "causal", "llama2c", "proxies",
     "proxies.scoring", "proxies.ridge", "proxies.lower_confidence", "proxies.ridge_torch", "proxies.table", "proxies.trained",
     "proxies.probe", "proxies.finetune", "features", "proxies.reward_models", "proxies.surrogate", "proxies.entries",
     "proxies.store", "proxies.stored", "proxies.pool", "synthetic", "rendering", "episodes", "env", "vector_env",
-    "wrappers", "policy", "search.evaluator", "search.moves", "search.simple", "search.greedy", "search.swap",
+    "wrappers", "sb3", "policy", "search.evaluator", "search.moves", "search.simple", "search.greedy", "search.swap",
     "search.annealing", "search.cross_entropy", "search.bandit", "search.climb", "search.pairwise", "search.gains",
     "search.guided", "search", "selectors.pool", "selectors.checks", "selectors.neighbours", "selectors.head",
     "selectors.keep", "selectors.gumbel", "selectors.per_class", "selectors.simple", "selectors.k_center",
@@ -37,6 +37,7 @@ EXEMPT = {"__init__"}  # resolves names lazily
 TEST_READERS = {
     "task",
     "building",
+    "splits",
     "dataset",
     "synthetic",
     "evaluation",

@@ -1,0 +1,370 @@
+"""What a report says of a run, as numbers: what was chosen, what it scores, beside what."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from dsenv.baselines import model_of_rows
+from dsenv.clustering import Clustering
+from dsenv.dataset import Ints, TextDataset, largest_remainder
+from dsenv.errors import InputError
+from dsenv.evaluation import Failure, Result, score_model
+from dsenv.finetuning import TargetResult, TargetRun
+from dsenv.leaderboard import SUMMARY, load_constants, load_leaderboard, problem_of, summarise
+from dsenv.metrics import METRICS
+from dsenv.picks import PickPlan, plan_picks
+from dsenv.registration import IDS
+from dsenv.rendering import label_table
+from dsenv.run_folder import RunFolder
+from dsenv.seeding import generator
+from dsenv.selection import Selection
+from dsenv.selectors.pool import Pool
+from dsenv.selectors.simple import random
+from dsenv.stats import Interval, mean, mean_interval
+from dsenv.synthetic import synthetic_task
+from dsenv.task import CLUSTERINGS, REPORTED, SelectionTask, bundled_tasks
+
+METRIC_NAMES = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "neg_log_loss": "negative log loss",
+    "brier_skill": "Brier skill",
+    "balanced_brier_skill": "balanced Brier skill",
+}
+PLAIN_METHODS = ("random", "class_balanced", "class_mix", "uniform", "proportional", "all rows", "given rows")
+RANDOM_DRAWS = 5
+SAME = 1e-4  # scores this near are of one metric: proxies of one ridge model differ by rounding
+TARGET_METRICS: tuple[tuple[str, Callable[[TargetRun], float | None]], ...] = (
+    ("accuracy", lambda run: getattr(run, "accuracy", None)),
+    ("macro-F1", lambda run: getattr(run, "macro_f1", None)),
+    ("loss", lambda run: getattr(run, "loss", None)),
+)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Rows and what the ridge model makes of them.
+
+    Attributes:
+        reward: Φ on the reward rows.
+        final: the metric that the task reports, on its test rows.
+    """
+
+    reward: float
+    final: float
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the leaderboard.
+
+    Attributes:
+        name: of the selection, agent or baseline.
+        kind: ``selection``, ``agent``, ``baseline`` or ``bundled``.
+        reward: Φ on the reward rows; the mean over seeds.
+        final: the metric that the task reports, on its test rows.
+        normalised: 0 = proportional picks, 1 = best known, where the constants hold the problem.
+        evaluations: of the proxy.
+        seconds: of the search, with the agent's.
+        seeds: how many.
+        rows: how many were chosen.
+        recorded: what the selection's own file says of its score, where that is another proxy or metric.
+    """
+
+    name: str
+    kind: str
+    reward: float
+    final: float | None = None
+    normalised: float | None = None
+    evaluations: int | None = None
+    seconds: float | None = None
+    seeds: int | None = None
+    rows: int | None = None
+    recorded: float | None = None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What the seeds of one result of a target come to for one metric."""
+
+    value: float
+    interval: Interval | None
+    difference: float | None
+    difference_interval: Interval | None
+
+
+class RunFacts:
+    """The facts of a run.
+
+    Variant and instance of the task are those of the run's last selection; what was selected for others is left out.
+
+    Attributes:
+        run: the folder.
+        task: the task, at the variant and instance.
+        selections: by name.
+        left_out: names of selections of another variant or instance, or of another task.
+        targets: results of targets by name.
+        results: of agents, on this task and metric.
+        results_left_out: how many results are of another task or metric.
+        failures: runs of agents that ended with an error.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        self.run = run
+        stored = run.task
+        found = run.selections
+        self.task = _at_last(stored, list(found.values()))
+        self.selections = {name: one for name, one in found.items() if _belongs(one, self.task)}
+        self.left_out = [name for name in found if name not in self.selections]
+        self.targets = run.targets
+        rows = run.results
+        self.failures = [row for row in rows if isinstance(row, Failure)]
+        results = [row for row in rows if isinstance(row, Result)]
+        self.results = [
+            row for row in results if row.task_digest == self.task.digest and row.metric in ("", self.metric)
+            and str(row.keywords.get("task", self.task.name)).partition(":")[2] == self.task.variant
+        ]  # fmt: skip
+        self.results_left_out = len(results) - len(self.results)
+
+    @cached_property
+    def metric(self) -> str:
+        """What Φ measures: the task's own metric, or the one that reproduces the last selection's score."""
+        default = REPORTED[self.task.reported]
+        for selection in reversed([one for one in self.selections.values() if one.score is not None]):
+            metrics = list(dict.fromkeys((default, *METRICS)))
+            found = score_model(self.task, model_of_rows(self.task, self.numbers(selection)), ("reward",), metrics)["reward"]
+            for metric in metrics:
+                if selection.score is not None and abs(found[metric] - selection.score) < SAME:
+                    return metric
+        return default
+
+    @property
+    def metric_name(self) -> str:
+        """The metric in words."""
+        return METRIC_NAMES.get(self.metric, self.metric)
+
+    @property
+    def final_name(self) -> str:
+        """What the task reports, in words."""
+        return METRIC_NAMES.get(self.task.reported, self.task.reported)
+
+    @cached_property
+    def clustering(self) -> Clustering:
+        """The clusters that the run's picks are of."""
+        kept = [name for name in CLUSTERINGS if name in self.task.facts["clusterings"]]
+        picked = [one for one in self.selections.values() if one.counts is not None]
+        for selection in reversed(picked):
+            for name in kept:
+                clustering = self.task.clustering(name)
+                taken = np.bincount(clustering.cluster[self.numbers(selection)], minlength=clustering.clusters)
+                counts = np.asarray(selection.counts)
+                if len(counts) == len(taken) and np.array_equal(counts > 0, taken > 0):
+                    return clustering
+        return self.task.clustering(kept[0])
+
+    @cached_property
+    def labels(self) -> Ints:
+        """(K, C) rows of each cluster and class."""
+        return label_table(self.task, self.clustering)
+
+    def numbers(self, selection: Selection) -> Ints:
+        """Return a selection's row numbers in the pool."""
+        order = np.argsort(self.task.train_rows, kind="stable")
+        places = np.searchsorted(self.task.train_rows[order], np.asarray(selection.rows, np.int64))
+        return np.asarray(order[places])
+
+    @cached_property
+    def taken(self) -> dict[str, Ints]:
+        """(K,) rows that each selection takes of each cluster."""
+        cluster, clusters = self.clustering.cluster, self.clustering.clusters
+        return {
+            name: np.bincount(cluster[self.numbers(one)], minlength=clusters) for name, one in self.selections.items()
+        }
+
+    @cached_property
+    def scored(self) -> dict[str, Scored]:
+        """The ridge model's scores of each selection."""
+        return {name: self._score(self.numbers(one)) for name, one in self.selections.items()}
+
+    @cached_property
+    def chosen(self) -> str | None:
+        """The name of the selection that the headline is about: what finalists came to, else the highest Φ."""
+        last = [name for name, one in self.selections.items() if one.method.startswith("finalist")]
+        if last:
+            return last[-1]
+        own = [name for name, one in self.selections.items() if one.method not in PLAIN_METHODS] or list(self.selections)
+        return max(own, key=lambda name: self.scored[name].reward) if own else None
+
+    @cached_property
+    def baselines(self) -> dict[str, Scored]:
+        """Proportional rows, random rows (mean of five draws), both as many as were chosen, and all rows."""
+        found = {"all rows": self._score(None)}
+        if self.chosen is None:
+            return found
+        count = len(self.selections[self.chosen].rows)
+        share = np.minimum(largest_remainder(self.clustering.sizes.astype(np.float64), count), self.clustering.sizes)
+        proportional = np.flatnonzero(self.clustering.position < share[self.clustering.cluster])
+        pool = Pool.from_task(self.task)
+        draws = [self._score(random(pool, count, generator(seed, "baseline rows"))) for seed in range(RANDOM_DRAWS)]
+        drawn = Scored(mean([one.reward for one in draws]), mean([one.final for one in draws]))
+        return {"proportional rows": self._score(proportional), "random rows": drawn, **found}
+
+    @cached_property
+    def problem(self) -> str | None:
+        """The registered id whose task this is, where it is a bundled one or the synthetic one."""
+        for id, keywords in IDS.items():
+            if keywords["task"] == self.task.name and self._bundled:
+                return id
+        return None
+
+    @cached_property
+    def plan(self) -> PickPlan | None:
+        """The picks of the registered id."""
+        if self.problem is None:
+            return None
+        own = {name: IDS[self.problem][name] for name in ("unit", "budget") if name in IDS[self.problem]}
+        return plan_picks(self.task.clustering(IDS[self.problem].get("clustering", "stratified")), **own)
+
+    def fits(self, name: str) -> bool:
+        """Return whether a selection solves the registered id's problem, budget and picks included."""
+        selection = self.selections[name]
+        if self.plan is None:
+            return False
+        if selection.counts is None:
+            return len(selection.rows) == self.plan.budget_rows
+        try:
+            rows = self.plan.rows(np.asarray(selection.counts))
+        except InputError:
+            return False
+        return np.array_equal(np.sort(rows), np.sort(self.numbers(selection)))
+
+    @cached_property
+    def lines(self) -> list[Line]:
+        """The leaderboard of the run, best first; lines of the bundled summary too, where they are comparable."""
+        ends: Mapping[str, Any] = {}
+        constants = load_constants()
+        if self.problem in constants:
+            ends = constants[self.problem]["instances"].get(str(self.task.instance), {})
+
+        def normalised(value: float) -> float | None:
+            gap = ends["one"]["reward"] - ends["zero"]["reward"] if ends else 0.0
+            return (value - ends["zero"]["reward"]) / gap if gap else None
+
+        lines, comparable = [], False
+        for name, one in self.selections.items():
+            fits, scored = self.fits(name), self.scored[name]
+            comparable |= fits
+            other = one.score is not None and abs(one.score - scored.reward) >= SAME
+            lines.append(
+                Line(name, "selection", scored.reward, scored.final, normalised(scored.reward) if fits else None,
+                     one.evaluations or None, one.seconds, 1, len(one.rows), one.score if other else None)
+            )  # fmt: skip
+        rows = max((len(one.rows) for one in self.selections.values()), default=None)
+        for name, scored in self.baselines.items():
+            count = len(self.task.train_labels) if name == "all rows" else rows
+            lines.append(
+                Line(name, "baseline", scored.reward, scored.final, normalised(scored.reward) if comparable else None, rows=count)
+            )
+        problems = {problem_of(row) for row in self.results}
+        comparable |= self.problem in problems
+        for row in summarise(self.results, constants)["summary"]:
+            if row["id"] in problems and row["score"] is not None:
+                name = row["agent"] if len(problems) == 1 else f"{row['agent']} ({row['id']})"
+                lines.append(_summary_line(row, name, "agent"))
+        if comparable and self.problem is not None and SUMMARY.is_file():
+            lines += self._bundled_lines(lines)
+        known = all(line.normalised is not None for line in lines)
+        return sorted(lines, key=lambda line: -(line.normalised if known and line.normalised is not None else line.reward))
+
+    def measures(self, result: TargetResult) -> dict[str, Measured]:
+        """Return what a result of a target comes to, metric by metric, beside all rows with the same target."""
+        whole = next((one for one in self.targets.values() if one.method == "all rows" and same_target(one, result)), None)
+        found = {}
+        for name, read in TARGET_METRICS:
+            values = {run.seed: value for run in result.runs if (value := read(run)) is not None}
+            if not values:
+                continue
+            interval = mean_interval(list(values.values())) if len(values) > 1 else None
+            gap, gap_interval = None, None
+            if whole is not None and whole is not result:
+                others = {run.seed: value for run in whole.runs if (value := read(run)) is not None}
+                shared = [values[seed] - others[seed] for seed in values if seed in others]
+                if shared:
+                    gap, gap_interval = mean(shared), mean_interval(shared) if len(shared) > 1 else None
+            found[name] = Measured(mean(list(values.values())), interval, gap, gap_interval)
+        return found
+
+    def check(self, dataset: TextDataset) -> TextDataset:
+        """Return the dataset with the task's derivation applied.
+
+        Raises:
+            InputError: where the task was built from another.
+        """
+        derived = dataset
+        if dataset.derivation != self.task.facts["derivation"]:
+            derived = dataset.derive(self.task.facts["derivation"])
+        if derived.fingerprint != self.task.facts["fingerprint"]:
+            raise InputError(
+                f"task {self.task.name!r} was built from a dataset with the fingerprint {self.task.facts['fingerprint'][:16]}; "
+                f"dataset {dataset.name!r} has {derived.fingerprint[:16]}"
+            )
+        return derived
+
+    @cached_property
+    def _bundled(self) -> bool:
+        base = self.task.metadata["name"]
+        if base == "synthetic":
+            return self.task.digest == synthetic_task().digest
+        known = bundled_tasks().get(base)
+        return known is not None and self.task.digest.startswith(known.stem.rpartition("-")[2])
+
+    def _bundled_lines(self, own: Sequence[Line]) -> list[Line]:
+        rows = [row for row in load_leaderboard([SUMMARY], {})["summary"] if row["id"] == self.problem]
+        budgets = sorted({row["evaluations"] for row in rows})
+        spent = max((line.evaluations or 0 for line in own), default=0)
+        budget = min(budgets, key=lambda known: (abs(known - spent), known), default=0)
+        kept = [row for row in rows if row["evaluations"] == budget and row["score"] is not None]
+        return [_summary_line(row, row["agent"], "bundled") for row in kept]
+
+    def _score(self, numbers: Ints | None) -> Scored:
+        metrics = dict.fromkeys((self.metric, self.task.reported))
+        found = score_model(self.task, model_of_rows(self.task, numbers), ("reward", "test"), list(metrics))
+        return Scored(found["reward"][self.metric], found["test"][self.task.reported])
+
+
+def same_target(one: TargetResult, other: TargetResult) -> bool:
+    """Return whether two results are of the same target."""
+    return one.recipe.get("target") == other.recipe.get("target") and one.recipe.get("method") == other.recipe.get("method")
+
+
+def over_seeds(values: Sequence[float]) -> tuple[float, Interval | None]:
+    """Return the mean, and its interval where there are several."""
+    return mean(values), mean_interval(values) if len(values) > 1 else None
+
+
+def _summary_line(row: Mapping[str, Any], name: str, kind: str) -> Line:
+    return Line(name, kind, row["score"], row["test"], row["iqm"], row["evaluations"], row["seconds"], row["seeds"])
+
+
+def _at_last(stored: SelectionTask, selections: Sequence[Selection]) -> SelectionTask:
+    """Return the task at variant and instance of the last selection of it."""
+    own = [one for one in selections if one.task_digest == stored.digest]
+    if not own:
+        return stored
+    variant = own[-1].task.partition(":")[2]
+    known = variant in stored.metadata.get("variants", {})
+    return (stored.at_variant(variant) if known else stored).at_instance(own[-1].instance)
+
+
+def _belongs(selection: Selection, task: SelectionTask) -> bool:
+    return (
+        selection.task_digest == task.digest
+        and selection.task == task.name
+        and selection.instance == task.instance
+        and set(selection.rows) <= set(task.train_rows.tolist())
+    )
