@@ -37,6 +37,7 @@ _PUBLIC = {
     "replay": "evaluation",
     "Result": "evaluation",
     "fine_tune": "finetuning",
+    "write_report": "report",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -9,7 +9,8 @@ import numpy as np
 from dsenv.dataset import Ints
 from dsenv.errors import InputError
 from dsenv.metrics import Doubles, score
-from dsenv.proxies.ridge import fit_ridge, score_weights
+from dsenv.proxies.outputs import Outputs
+from dsenv.proxies.ridge import fit_linear, fit_ridge, score_weights
 from dsenv.selectors.pool import Pool
 from dsenv.selectors.simple import class_mix, mixed, random
 from dsenv.task import SelectionTask
@@ -79,7 +80,12 @@ def clean_rows(task: SelectionTask, count: int, clean: np.ndarray, rng: np.rando
 
 def reward_of_rows(task: SelectionTask, rows: Ints, metric: str) -> float:
     """Return Φ of any training rows: ridge fitted on them, scored on the reward rows."""
-    return float(score_weights(task, model_of_rows(task, rows), task.reward, metric))
+    return float(score_weights(task, model_for(task, rows, metric), task.reward, metric))
+
+
+def model_for(task: SelectionTask, rows: Ints, metric: str) -> Doubles:
+    """Return the ridge model of training rows that a metric measures: of their classes (d, C), or responses (d, m)."""
+    return fit_linear(task.train.features[rows], Outputs(task, metric).of_train(rows), task.regularisation)
 
 
 def model_of_rows(task: SelectionTask, rows: Ints | None = None, weights: Doubles | None = None) -> Doubles:

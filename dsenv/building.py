@@ -13,6 +13,7 @@ import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ import numpy.typing as npt
 
 from dsenv.blocks import VectorRows, row_blocks
 from dsenv.clustering import cluster_kmeans, cluster_stratified
-from dsenv.dataset import SPLITS, Ints, TextDataset, stratified_sample
+from dsenv.dataset import SPLITS, Ints, Rows, TextDataset, as_dataset, class_ids, stratified_sample
 from dsenv.encoders import Encoder, encode
 from dsenv.errors import InputError, one_of
 from dsenv.reduction import Dequantised, Part, checked_vectors, reduce_vectors
 from dsenv.seeding import generator
+from dsenv.splits import HELD_OUT, cut_rows, warn_of_duplicates
 from dsenv.task import (
     CLUSTERINGS,
     FORMAT,
@@ -44,40 +46,59 @@ log = logging.getLogger(__name__)
 
 DIMENSIONS = 64
 CLUSTERS = 64
+RESPONSE_DIMENSIONS = 32
+RESPONSE_GROUPS = 8  # clusters of similar responses, which stand for classes
 MAX_TRAINING_ROWS = 60_000
 
 
 def build_task(
-    dataset: TextDataset,
+    data: TextDataset | Any = None,
+    labels: Sequence[Any] | npt.NDArray[Any] | None = None,
     *,
     encoder: str | Encoder = "minilm",
-    vectors: Mapping[str, VectorRows] | None = None,
+    vectors: Mapping[str, VectorRows] | VectorRows | None = None,
     clusters: int | None = None,
     dimensions: int = DIMENSIONS,
     max_rows: int = MAX_TRAINING_ROWS,
     reported: str = "accuracy",
     seed: int = 0,
     cache_dir: str | Path | None = None,
+    **columns: Any,
 ) -> SelectionTask:
-    """Encode, reduce, cut and cluster a dataset.
+    """Encode, reduce, cut and cluster a dataset: ``build_task(texts, labels)``.
 
-    Reduction, scaling and clustering are fitted on training rows only; validation is cut once, stratified by class and
-    source, into reward and selection halves.
+    Without splits, a tenth of the rows each become validation and test (``TextDataset.from_table``). Reduction, scaling and
+    clustering are fitted on training rows only; validation is cut once, stratified by class and source, into reward and
+    selection halves. Held-out rows that are near-duplicates of training rows are warned of.
+
+    Of instruction data (prompts with responses, no classes) the prompts are encoded and clustered; the responses' vectors,
+    reduced as well, are what the ridge proxy predicts, and groups of similar responses stand for classes.
 
     Args:
-        dataset: the rows.
+        data: a ``TextDataset``; or texts; or a table: a file, a dict of lists, a pandas DataFrame, a ``datasets.Dataset``;
+            or None, with labels and vectors alone.
+        labels: one a text, whole numbers or texts; where ``data`` is a table, it has them.
         encoder: as in ``encode``.
-        vectors: your own vectors instead of an encoder's, ``{"train": (n, d), "validation": ..., "test": ...}``.
+        vectors: your own vectors instead of an encoder's: (n, d), one a row of the table or a text, or
+            ``{"train": (n, d), "validation": ..., "test": ...}``.
         clusters: K, for both clusterings; default 64, or as many as there are rows.
         dimensions: of the reduced vectors.
         max_rows: larger pools are cut by a seeded stratified sample.
         reported: ``accuracy`` or ``macro_f1``; decides the default reward metric too.
         seed: of the sample, the cut, the clusters and the row order.
         cache_dir: of the vectors.
+        columns: ``text=``, ``label=`` and others that name a table's columns, as in ``TextDataset.from_columns``.
 
     Raises:
-        InputError: for values outside what is allowed, vectors that are not finite or do not fit the rows.
+        InputError: for values outside what is allowed, vectors that are not finite or do not fit the rows, rows that
+            ``TextDataset.from_columns`` refuses.
+        MissingExtraError: where the encoder needs an extra.
     """
+    if data is None:
+        if labels is None or vectors is None:
+            raise InputError("nothing to build a task of: give texts and labels, a table, or vectors and labels")
+        return _build_task_from_arrays(vectors, labels, clusters, dimensions, max_rows, reported, seed, **columns)
+    dataset = as_dataset(data, labels, **columns)
     splits = dataset.splits
     sizes = {split: len(rows) for split, rows in splits.items()}
     _check_sizes(sizes, reported, dimensions, max_rows, len(dataset.class_names))
@@ -86,8 +107,12 @@ def build_task(
         named = encoder if isinstance(encoder, str) else encoder.identity
         with _stage(dataset.name, "encode"):
             vectors = encode(dataset, encoder, train_rows=chosen, cache_dir=cache_dir)
+        with _stage(dataset.name, "look for near-duplicates"):
+            _warn_of_duplicates(dataset, vectors, chosen)
     else:
-        named, vectors = "own vectors", checked_vectors(vectors, sizes)
+        if dataset.is_instructions:
+            raise InputError("vectors= are of labelled rows: instruction data needs vectors of responses too, give encoder=")
+        named, vectors = "own vectors", checked_vectors(_by_split(vectors, dataset), sizes)
     stated = {str(source.get("licence_as_stated", "none stated")) for source in dataset.meta.get("sources") or []}
     facts = {
         "name": dataset.name,
@@ -99,10 +124,27 @@ def build_task(
         "fingerprint": dataset.fingerprint,
         "encoder": named,
         "reported": reported,
+        **({"split": dataset.meta["split"]} if "split" in dataset.meta else {}),
     }
-    labels = {split: rows.labels for split, rows in splits.items()}
+    ids = {split: rows.labels for split, rows in splits.items()}
+    responses: Arrays = {}
+    if dataset.is_instructions:
+        with _stage(dataset.name, "encode responses"):
+            answered = replace(
+                dataset,
+                train=_only_responses(dataset.train),
+                validation=_only_responses(dataset.validation),
+                test=_only_responses(dataset.test),
+            )
+            encoded = encode(answered, encoder, train_rows=chosen, cache_dir=cache_dir)
+        responses, groups = _reduced_responses(encoded, seed)
+        ids = {**groups, "train": groups["train"] if chosen is None else _spread(groups["train"], chosen, sizes["train"])}
+        count = max(int(found.max()) for found in groups.values()) + 1
+        facts |= {"class_names": [f"responses {group}" for group in range(count)], "instructions": True}
     sources = [rows.sources for rows in splits.values()]
-    return _build(facts, vectors, labels, sources, dataset.validation.strata, chosen, clusters, dimensions, seed)
+    strata, numbers = dataset.validation.strata, dataset.train.numbers
+    task = _build(facts, vectors, ids, sources, strata, chosen, clusters, dimensions, seed, numbers)
+    return SelectionTask({**task.arrays, **responses}, task.metadata) if responses else task
 
 
 def build_task_from_vectors(
@@ -208,8 +250,12 @@ def _build(
     clusters: int,
     dimensions: int,
     seed: int,
+    numbers: Ints | None = None,
 ) -> SelectionTask:
-    """Make the task of three splits, in the order of ``SPLITS``; the strata are validation's, the chosen rows training's."""
+    """Make the task of three splits, in the order of ``SPLITS``.
+
+    The strata are validation's; the chosen rows, and the numbers by which a selection names rows, are training's.
+    """
     # An encoder was given the chosen rows alone.
     read = chosen if vectors["train"].shape[0] == len(labels["train"]) else None
     parts = [Part(split, vectors[split], read if split == "train" else None) for split in SPLITS]
@@ -235,6 +281,8 @@ def _build(
             "split": np.concatenate([np.full(len(train), TRAIN, np.int8), cut, np.full(len(test), TEST, np.int8)]),
             "train_rows": (np.arange(len(train)) if chosen is None else chosen).astype(np.int32),
         }
+        if numbers is not None:
+            arrays["row_ids"] = numbers[arrays["train_rows"]].astype(np.int64)
         for kind in CLUSTERINGS:
             add_clustering(arrays, kind, clusterings[kind])
         metadata = {
@@ -250,6 +298,89 @@ def _build(
             "versions": _versions(),
         }
         return SelectionTask(arrays, metadata)
+
+
+def _build_task_from_arrays(
+    vectors: Any,
+    labels: Sequence[Any] | npt.NDArray[Any],
+    clusters: int | None,
+    dimensions: int,
+    max_rows: int,
+    reported: str,
+    seed: int,
+    *,
+    name: str = "own",
+    split_seed: int = 0,
+) -> SelectionTask:
+    """Make a task of one array of vectors (n, d) and n labels; equal vectors are duplicates."""
+    if isinstance(vectors, Mapping):
+        raise InputError("vectors by split have labels by split: build_task_from_vectors builds a task of them")
+    array = np.asarray(vectors, np.float32)
+    if array.ndim != 2 or len(array) != len(labels):
+        raise InputError(f"vectors have the shape {array.shape}; allowed is ({len(labels)}, d), one a label")
+    names, ids = class_ids(labels)
+    rows = cut_rows([row.tobytes() for row in array], ids.tolist(), SPLITS[1:], split_seed)
+    task = build_task_from_vectors(
+        {split: array[places] for split, places in rows.items()},
+        {split: ids[places] for split, places in rows.items()},
+        name=name,
+        class_names=names,
+        clusters=clusters,
+        dimensions=dimensions,
+        max_rows=max_rows,
+        reported=reported,
+        seed=seed,
+    )
+    cut = {"split": {"cut": list(SPLITS[1:]), "share": HELD_OUT, "seed": split_seed}}
+    arrays = {**task.arrays, "row_ids": rows["train"][task.train_rows]}
+    return SelectionTask(arrays, {**task.metadata, **cut})
+
+
+def _only_responses(rows: Rows) -> Rows:
+    return Rows(list(rows.responses or []), rows.labels)
+
+
+def _spread(groups: Ints, chosen: Ints, size: int) -> Ints:
+    """The groups of the chosen rows in their places among all; the others' are not read."""
+    found = np.zeros(size, np.int64)
+    found[chosen] = groups
+    return found
+
+
+def _reduced_responses(vectors: Mapping[str, VectorRows], seed: int) -> tuple[Arrays, dict[str, Ints]]:
+    """Return the responses' arrays of a task, and the group of similar responses of every row, fitted on training rows."""
+    parts = [Part(split, vectors[split]) for split in SPLITS]
+    quantised, scale, _ = reduce_vectors(parts, RESPONSE_DIMENSIONS)
+    sizes = [len(part) for part in parts]
+    train, *held_out = np.split(np.asarray(quantised * scale, np.float64), np.cumsum(sizes)[:-1])
+    groups = cluster_kmeans(train.astype(np.float32), min(RESPONSE_GROUPS, len(train)), seed).cluster
+    centroids = np.stack([train[groups == group].mean(0) for group in range(int(groups.max()) + 1)])
+    nearest = [((centroids**2).sum(1) - 2 * rows @ centroids.T).argmin(1) for rows in held_out]
+    return {"responses": quantised, "response_scale": scale}, dict(zip(SPLITS, (groups, *nearest), strict=True))
+
+
+def _by_split(vectors: Mapping[str, VectorRows] | VectorRows, dataset: TextDataset) -> Mapping[str, VectorRows]:
+    if isinstance(vectors, Mapping):
+        return vectors
+    array = np.asarray(vectors, np.float32)
+    total = sum(map(len, dataset.splits.values()))
+    if "split" not in dataset.meta or len(dataset.meta["split"]["cut"]) + 1 < len(SPLITS):
+        raise InputError("one array of vectors goes with one table: give {'train': ..., 'validation': ..., 'test': ...}")
+    if array.ndim != 2 or len(array) != total:
+        raise InputError(f"vectors have the shape {array.shape}; allowed is ({total}, d), one a row")
+    return {split: array[rows.ids] for split, rows in dataset.splits.items()}
+
+
+def _warn_of_duplicates(dataset: TextDataset, vectors: Mapping[str, VectorRows], chosen: Ints | None) -> None:
+    pool = dataset.train if chosen is None else dataset.train.take(chosen)
+    splits = {**dataset.splits, "train": pool}
+    warn_of_duplicates(
+        dataset.name,
+        {split: np.asarray(vectors[split]) for split in splits},
+        {split: rows.texts if rows.pairs is None else [*map(" ".join, zip(rows.texts, rows.pairs, strict=True))]
+         for split, rows in splits.items()},
+        {split: rows.ids for split, rows in splits.items()},
+    )  # fmt: skip
 
 
 @contextmanager

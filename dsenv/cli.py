@@ -339,6 +339,25 @@ def finetune(
         result.save(save)
 
 
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="a run's folder")],
+    dataset: Annotated[
+        str | None, typer.Option(help="what the task was built from, for example texts: a file, a folder or a name")
+    ] = None,
+    data_dir: DataDir = None,
+    text: Annotated[str | None, typer.Option(help="name of the text column")] = None,
+    label: Annotated[str, typer.Option(help="name of the label column")] = "label",
+    save: Annotated[Path | None, typer.Option("--out", help="the page to write (default: report.html in the folder)")] = None,
+) -> None:
+    """Write what a run's folder holds as one HTML page that needs no network."""
+    from dsenv.dataset import load_dataset
+    from dsenv.report import write_report
+
+    rows = None if dataset is None else load_dataset(dataset, data_dir, text=text, label=label)
+    out.print(f"{write_report(run, save, rows)}: open it in a browser", soft_wrap=True, highlight=False)
+
+
 @store.command()
 def info(path: Annotated[Path, typer.Argument(help="a store of scores")]) -> None:
     """Count what a store holds: scores of each task and recipe, and damaged entries."""

@@ -17,10 +17,11 @@ import numpy.typing as npt
 
 from dsenv.errors import InputError, require
 from dsenv.seeding import generator
-from dsenv.splits import HELD_OUT, Ints, cut_rows, text_key
+from dsenv.splits import HELD_OUT, cut_rows, text_key
 from dsenv.tables import SUFFIXES, as_columns, is_table, read_table
 
 SPLITS = ("train", "validation", "test")
+Ints = npt.NDArray[np.int64]
 INSTRUCTIONS = ("prompt", "response")  # columns of instruction data, where nothing else is said
 
 
@@ -334,6 +335,41 @@ class TextDataset:
         if getattr(features.get(label), "names", None):
             meta["label_names"] = list(features[label].names)
         return cls.from_columns(dict(loaded), name=Path(path).name, meta=meta, **columns)
+
+
+def as_dataset(data: TextDataset | Any, labels: Sequence[Any] | npt.NDArray[Any] | None = None, **columns: Any) -> TextDataset:
+    """Return a dataset of what a user has: itself, texts with labels, or a table, whose splits are cut.
+
+    Args:
+        data: a ``TextDataset``; n texts; or a table as in ``TextDataset.from_table``.
+        labels: one a text.
+        columns: names of a table's columns, as in ``TextDataset.from_columns``.
+
+    Raises:
+        InputError: for what ``TextDataset.from_columns`` refuses, or labels beside a dataset or a table.
+    """
+    table = isinstance(data, (str, Path, Mapping)) or hasattr(data, "columns") or hasattr(data, "column_names")
+    if labels is not None:
+        if table or isinstance(data, TextDataset):
+            raise InputError(f"labels= goes with texts; a {type(data).__name__} has its own (label= names a table's column)")
+        return TextDataset.from_table({"text": list(data), "label": list(labels)}, **columns)
+    if isinstance(data, TextDataset):
+        if columns:
+            raise InputError(f"{', '.join(columns)}: a TextDataset has its columns already")
+        return data
+    if not table:
+        raise InputError("texts come with labels: build_task(texts, labels); prompts with responses are a table of both")
+    return TextDataset.from_table(data, **columns)
+
+
+def class_ids(labels: Sequence[Any] | npt.NDArray[Any], name: str = "own") -> tuple[tuple[str, ...], Ints]:
+    """Return the class names, in order, and the class ids (n,) of labels, whole numbers or texts.
+
+    Raises:
+        InputError: for labels of both kinds, or of one class only.
+    """
+    names, ids = _classes(None, {"train": list(labels)}, name, "labels")
+    return names, ids["train"]
 
 
 def load_dataset(name: str | Path, data_dir: str | Path | None = None, **columns: Any) -> TextDataset:

@@ -15,13 +15,14 @@ from dsenv.dataset import Ints, TextDataset, load_dataset
 from dsenv.episodes import Episodes
 from dsenv.errors import DsenvError, InputError, one_of
 from dsenv.files import cache_folder
-from dsenv.metrics import METRICS
+from dsenv.metrics import NEG_RESPONSE_LOSS
 from dsenv.picks import PickPlan, plan_picks
 from dsenv.proxies import Proxy, RowSample, make_proxy, rows_digest
+from dsenv.proxies.outputs import ridge_metrics
 from dsenv.proxies.store import ScoreStore
 from dsenv.proxies.stored import StoredProxy
 from dsenv.synthetic import synthetic_task
-from dsenv.task import REPORTED, SelectionTask, load_bundled
+from dsenv.task import SelectionTask, load_bundled
 
 if TYPE_CHECKING:
     from dsenv.rendering import Window
@@ -83,8 +84,8 @@ class DataSelectEnv(gym.Env[Any, Any]):
 
     Arguments:
         task: a ``SelectionTask``, a task file, ``synthetic`` or a bundled name.
-        metric: ``accuracy``, ``macro_f1``, ``neg_log_loss``, ``brier_skill`` or ``balanced_brier_skill``; default: the
-            task's own.
+        metric: ``accuracy``, ``macro_f1``, ``neg_log_loss``, ``brier_skill`` or ``balanced_brier_skill``; of instruction
+            data ``response_skill``, and of a ``FinetuneProxy`` ``neg_response_loss``; default: the task's own.
         reward: ``dense`` or ``final``.
         observation: ``flat`` or ``dict``.
         unit: ``rows`` or ``cluster``.
@@ -99,8 +100,8 @@ class DataSelectEnv(gym.Env[Any, Any]):
         cache_dir: folder of a store that remembers the scores of the proxies ``probe`` and ``finetune``.
         instance: 0 as stored; others redraw the row order in clusters and the reward / selection cut; None: the task's own,
             which is 0 unless ``task`` is a ``SelectionTask`` at another.
-        render_mode: ``ansi``: a text; ``rgb_array``: a picture, for ``RecordVideo`` say; ``human``: a window that ``reset`` and
-            ``step`` draw in, which needs a display and Python's tkinter. The pictures need the extra ``render``.
+        render_mode: ``ansi``: a text; ``rgb_array``: a picture, for ``RecordVideo`` say; ``human``: a window that ``reset``
+            and ``step`` draw in, which needs a display and Python's tkinter. The pictures need the extra ``render``.
 
     Raises:
         InputError: for anything else.
@@ -137,7 +138,8 @@ class DataSelectEnv(gym.Env[Any, Any]):
         flat = one_of("observation", observation, ("flat", "dict")) == "flat"
         loaded = load_task(task)
         self.task = loaded if instance is None else loaded.at_instance(instance)
-        self.metric = one_of("metric", metric or REPORTED[self.task.reported], METRICS)
+        metrics = (*ridge_metrics(self.task), *([NEG_RESPONSE_LOSS] if self.task.is_instructions else []))
+        self.metric = one_of("metric", metric or self.task.default_metric, metrics)
         self.render_mode = render_mode
         self._window: Window | None = None
         self.clustering = self.task.clustering(clustering)

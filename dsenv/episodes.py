@@ -13,7 +13,7 @@ from gymnasium import spaces
 from dsenv.clustering import Clustering
 from dsenv.dataset import Ints
 from dsenv.features import FEATURES, cluster_features
-from dsenv.metrics import Doubles
+from dsenv.metrics import NEG_RESPONSE_LOSS, Doubles
 from dsenv.proxies import Memory, Proxy, RowSample
 
 LARGEST_LOG_LOSS = float(np.log(1000))
@@ -104,7 +104,7 @@ class Episodes:
         """Return the observations of all episodes, batched: (N, K + 2), or a dictionary of batches."""
         taken = (self._taken / self.plan.sizes).astype(np.float32)
         left = 1 - self.spent / self.plan.picks
-        shown = self.paid / LARGEST_LOG_LOSS if self.proxy.metric == "neg_log_loss" else self.paid
+        shown = self.paid / LARGEST_LOG_LOSS if self.proxy.metric in ("neg_log_loss", NEG_RESPONSE_LOSS) else self.paid
         rest = np.stack([left, np.clip(shown, -1, 1)], 1).astype(np.float32)
         if self._flat:
             return np.concatenate([taken, rest], 1)

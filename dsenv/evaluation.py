@@ -17,12 +17,12 @@ from typing import Any, Protocol, cast
 import gymnasium as gym
 import numpy as np
 
-from dsenv.baselines import ROW_BASELINES, full_offsets, full_weighted, model_of_rows
+from dsenv.baselines import ROW_BASELINES, full_offsets, full_weighted, model_for, model_of_rows
 from dsenv.dataset import Ints
 from dsenv.env import DataSelectEnv
 from dsenv.errors import DsenvError, InputError, one_of
 from dsenv.files import atomic_write
-from dsenv.metrics import Doubles
+from dsenv.metrics import METRICS, Doubles
 from dsenv.picks import PickPlan
 from dsenv.proxies import Proxy
 from dsenv.proxies.ridge import score_weights
@@ -30,7 +30,7 @@ from dsenv.proxies.table import TableProxy
 from dsenv.search import SEARCHES, Agent, Evaluator, run
 from dsenv.seeding import generator
 from dsenv.stats import regret
-from dsenv.task import SelectionTask
+from dsenv.task import RESPONSE_SKILL, SelectionTask
 
 REPORTED_METRICS = ("accuracy", "macro_f1", "brier_skill")
 TOLERANCE = 1e-6
@@ -320,7 +320,7 @@ def run_agent(
 def choose_on_selection(task: SelectionTask, plan: PickPlan, metric: str, finalists: Sequence[Ints]) -> Ints:
     """Return the finalist (K,) whose ridge model is best on the selection rows; the first of equals."""
     scores = [
-        float(score_weights(task, model_of_rows(task, plan.rows(counts)), task.selection, metric)) for counts in finalists
+        float(score_weights(task, model_for(task, plan.rows(counts), metric), task.selection, metric)) for counts in finalists
     ]
     return finalists[int(np.argmax(scores))]
 
@@ -369,6 +369,26 @@ def score_model(
         split: {metric: float(score_weights(task, weights, getattr(task, split), metric)) for metric in metrics}
         for split in splits
     }
+
+
+def score_rows(
+    task: SelectionTask, rows: Ints, metric: str, splits: Sequence[str] = ("reward", "selection", "test")
+) -> Scores:
+    """Return accuracy, macro-F1, Brier skill and ``metric`` of the ridge model of training rows on splits of a task.
+
+    Args:
+        task: the pool.
+        rows: (n,) numbers of training rows.
+        metric: what Φ measures; left out where no ridge model has it.
+        splits: names of splits.
+    """
+    plain = [*REPORTED_METRICS, *([metric] if metric in METRICS else [])]
+    found = score_model(task, model_of_rows(task, rows), splits, list(dict.fromkeys(plain)))
+    if task.is_instructions:
+        model = model_for(task, rows, RESPONSE_SKILL)
+        for split, values in score_model(task, model, splits, [RESPONSE_SKILL]).items():
+            found[split] |= values
+    return found
 
 
 def baseline_scores(task: SelectionTask, count: int, metric: str, seeds: Sequence[int]) -> dict[str, list[Scores]]:
@@ -466,7 +486,7 @@ def _result(env: gym.Env[Any, Any], id: str, keywords: dict[str, Any], agent: st
     rows = plan.rows(counts)
     score = float(unwrapped.proxy.score(counts[None])[0])
     proxy = unwrapped.proxy
-    metrics = tuple(dict.fromkeys((*REPORTED_METRICS, proxy.metric)))
+    scores = score_rows(task, rows, proxy.metric)
     best = proxy.best()[1] if isinstance(proxy, TableProxy) else None
     return Result(
         id=id,
@@ -480,7 +500,7 @@ def _result(env: gym.Env[Any, Any], id: str, keywords: dict[str, Any], agent: st
         score=score,
         scores={
             split: {name: round(value, 9) for name, value in found.items()}
-            for split, found in score_model(task, model_of_rows(task, rows), metrics=metrics).items()
+            for split, found in scores.items()
         },
         class_shares=tuple((np.bincount(task.train.labels[rows], minlength=task.classes) / len(rows)).round(6).tolist()),
         evaluations=evaluations,

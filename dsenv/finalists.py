@@ -273,6 +273,8 @@ def select_finalist(
     """
     if not seeds:
         raise InputError("the target needs at least one seed to decide between finalists")
+    if task.is_instructions:
+        raise InputError(f"task {task.name!r} is of instruction data: finalists are decided between by classes; use select")
     if dataset is not None and dataset.fingerprint != task.facts["fingerprint"]:
         raise InputError(f"task {task.name!r} was not built from dataset {dataset.name!r} as it is here")
     if dataset is None and recipe:

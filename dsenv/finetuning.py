@@ -16,7 +16,7 @@ from dsenv.errors import InputError
 from dsenv.files import atomic_write
 from dsenv.metrics import accuracy, macro_f1
 from dsenv.selection import Selection
-from dsenv.training import Fit, fit, load_target, make_recipe, predict
+from dsenv.training import Fit, Target, fit, load_target, make_recipe, predict, response_losses
 
 
 @dataclass(frozen=True)
@@ -25,16 +25,18 @@ class TargetRun:
 
     Attributes:
         seed: of the head, the row order and dropout.
-        accuracy, macro_f1: on the test rows.
+        accuracy, macro_f1: on the test rows; None for instruction data.
         fit: seconds, steps, rows and tokens of training.
         seconds_test: of predicting the test rows.
+        loss: of instruction data, nats a token of the test rows' responses; None for classes.
     """
 
     seed: int
-    accuracy: float
-    macro_f1: float
+    accuracy: float | None
+    macro_f1: float | None
     fit: Fit
     seconds_test: float
+    loss: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ def fine_tune(
 ) -> TargetResult:
     """Fine-tune a target on the selected rows and score it on the test rows.
 
+    Instruction data fine-tunes a causal model on prompts and responses; its score is the loss of held-out responses.
+
     Args:
         selection: a ``Selection`` of this dataset, row ids of its training rows, or None for all of them.
         dataset: where the rows come from.
@@ -107,20 +111,23 @@ def fine_tune(
     rows, method = _rows(selection, dataset)
     runs = []
     for seed in seeds:
-        model = load_target(chosen, len(dataset.class_names), seed)
+        model = load_target(chosen, None if dataset.is_instructions else len(dataset.class_names), seed)
         fitted = fit(model, rows, seed, f"fine-tune on {len(rows)} rows ({method}, seed {seed})")
         started = time.perf_counter()
-        scores = predict(model, dataset.test, f"test ({method}, seed {seed})")
-        seconds = time.perf_counter() - started
-        labels, unused = dataset.test.labels, np.zeros(0)
-        runs.append(
-            TargetRun(seed, float(accuracy(scores, labels, unused)), float(macro_f1(scores, labels, unused)), fitted, seconds)
-        )
+        found = _test(model, dataset, f"test ({method}, seed {seed})")
+        runs.append(TargetRun(seed=seed, fit=fitted, seconds_test=time.perf_counter() - started, **found))
     if out is not None:
         model.model.save_pretrained(out)
         model.tokenizer.save_pretrained(out)
     shares = np.bincount(rows.labels, minlength=len(dataset.class_names)) / len(rows)
     return TargetResult(method, len(rows), tuple(shares.tolist()), asdict(chosen), tuple(runs))
+
+
+def _test(model: Target, dataset: TextDataset, what: str) -> dict[str, Any]:
+    if dataset.is_instructions:
+        return {"accuracy": None, "macro_f1": None, "loss": response_losses(model, dataset.test, what).mean}
+    scores, labels, unused = predict(model, dataset.test, what), dataset.test.labels, np.zeros(0)
+    return {"accuracy": float(accuracy(scores, labels, unused)), "macro_f1": float(macro_f1(scores, labels, unused))}
 
 
 def _rows(selection: Selection | Sequence[int] | Ints | None, dataset: TextDataset) -> tuple[Rows, str]:

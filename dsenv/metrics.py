@@ -13,6 +13,7 @@ from dsenv.errors import one_of
 Doubles = npt.NDArray[np.float64]
 
 SMALLEST_SCORE = 1e-3
+NEG_RESPONSE_LOSS = "neg_response_loss"  # of a causal model: mean log probability of a response's token, nats
 
 
 def accuracy(scores: Doubles, labels: Ints, shares: Doubles) -> Doubles:

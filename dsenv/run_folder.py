@@ -15,7 +15,7 @@ from dsenv.task import SelectionTask
 
 
 class RunFolder:
-    """``task.npz``, ``selections/*.json``, ``targets/*.json``, ``results.jsonl`` and ``commands.txt``, each where there is one.
+    """``task.npz``, ``selections/*.json``, ``targets/*.json``, ``results.jsonl``, ``commands.txt``: each where there is one.
 
     Args:
         path: the folder; the first thing kept makes it.

@@ -128,9 +128,9 @@ def _json_lines(data: bytes, path: Path) -> list[dict[str, Any]]:
     records = []
     lines = [line for line in data.decode("utf-8-sig", "surrogateescape").split("\n") if line.strip()]
     for number, line in enumerate(lines):
-        if NOT_UTF8.search(line):
-            broken = re.findall(r'"([^"]*)"\s*:', line[: NOT_UTF8.search(line).start()])
-            _check_unicode({broken[-1] if broken else "?": line}, number, path)
+        if broken := NOT_UTF8.search(line):
+            names = re.findall(r'"([^"]*)"\s*:', line[: broken.start()])
+            _check_unicode({names[-1] if names else "?": line}, number, path)
         try:
             record = json.loads(line)
         except (ValueError, RecursionError) as error:

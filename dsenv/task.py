@@ -25,7 +25,8 @@ from dsenv.seeding import generator
 FORMAT = 1
 REGULARISATION = 1e-3
 CLUSTERINGS = ("stratified", "kmeans")
-REPORTED = {"accuracy": "brier_skill", "macro_f1": "balanced_brier_skill"}
+REPORTED = {"accuracy": "brier_skill", "macro_f1": "balanced_brier_skill"}  # and the default metric of Φ
+RESPONSE_SKILL = "response_skill"  # the same of instruction data
 TRAIN, REWARD, SELECTION, TEST, UNUSED = 0, 1, 2, 3, -1
 BUNDLED = Path(__file__).parent / "tasks"
 
@@ -46,11 +47,13 @@ class Split:
         features: (n, d + 1) float32, the last column a constant 1.
         labels: (n,) class ids.
         sources: (n,) source ids, -1 where unknown.
+        responses: (n, m) float32 reduced vectors of the responses, or None where rows have classes alone.
     """
 
     features: Vectors
     labels: Ints
     sources: Ints
+    responses: Vectors | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -114,6 +117,16 @@ class SelectionTask:
     def reported(self) -> str:
         """The metric that results report first: accuracy or macro_f1."""
         return str(self.facts["reported"])
+
+    @property
+    def default_metric(self) -> str:
+        """What Φ measures where nothing else is said."""
+        return RESPONSE_SKILL if self.is_instructions else REPORTED[self.reported]
+
+    @property
+    def is_instructions(self) -> bool:
+        """Whether rows are prompts with responses; their classes are groups of similar responses then."""
+        return "responses" in self.arrays
 
     @property
     def train_rows(self) -> Ints:
@@ -181,6 +194,10 @@ class SelectionTask:
         np.multiply(stored, self._array("column_scale"), out=features[:, :-1])
         return features
 
+    def train_responses(self, rows: Ints | slice = slice(None)) -> Vectors:
+        """Return (m, r) float32 reduced vectors of the responses of training rows, by their numbers in the pool."""
+        return np.asarray(self._array("responses")[self._train_places[rows]] * self._array("response_scale"), np.float32)
+
     def clustering(self, name: str) -> Clustering:
         """Return a stored clustering.
 
@@ -234,8 +251,10 @@ class SelectionTask:
         kept[numbers] = True
         stays = np.ones(len(self._codes), bool)
         stays[self._train_places] = kept
-        arrays: Arrays = {name: self._array(name)[stays] for name in ("vectors", "labels", "sources")}
-        arrays |= {"split": self._codes[stays], "column_scale": self._array("column_scale")}
+        by_row = ("vectors", "labels", "sources", "responses")
+        arrays: Arrays = {name: self._array(name)[stays] for name in by_row if name in self.arrays}
+        arrays |= {name: self._array(name) for name in ("column_scale", "response_scale") if name in self.arrays}
+        arrays["split"] = self._codes[stays]
         arrays |= {name: self._array(name)[kept] for name in ("train_rows", "row_ids") if name in self.arrays}
         for name in self.facts["clusterings"]:
             add_clustering(arrays, name, self.clustering(name).part(kept))
@@ -337,7 +356,10 @@ class SelectionTask:
         vectors = self._array("vectors")[rows] * self._array("column_scale")
         features = np.concatenate([vectors, np.ones((len(vectors), 1), np.float32)], axis=1, dtype=np.float32)
         labels, sources = self._array("labels")[rows], self._array("sources")[rows]
-        return Split(features, labels.astype(np.int64), sources.astype(np.int64))
+        responses = None
+        if self.is_instructions:
+            responses = np.asarray(self._array("responses")[rows] * self._array("response_scale"), np.float32)
+        return Split(features, labels.astype(np.int64), sources.astype(np.int64), responses)
 
 
 def small_ints(values: Ints) -> npt.NDArray[np.integer]:

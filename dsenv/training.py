@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 METHODS = ("full", "lora")
 ORDERS = ("shuffled", "given")
 PREDICT_TOKENS = {"cpu": 512, "cuda": 16_384}  # a batch: what stays in the processor's cache, or fills a GPU
+NO_TOKEN = -100  # where a model's prediction is asked for nothing
 LENGTH_GROUP = 16  # batches whose rows are sorted by length together, so that little of a batch is padding
 
 
@@ -101,11 +102,16 @@ class Fit:
     loss: float
 
 
-def load_target(recipe: Recipe, classes: int, seed: int = 0) -> Target:
+def load_target(recipe: Recipe, classes: int | None, seed: int = 0) -> Target:
     """Load a checkpoint with a fresh classification head drawn from the seed; weights are read from safetensors only.
 
+    Args:
+        recipe: names the checkpoint.
+        classes: C; None: a causal language model, for instruction data, with the head that it has.
+        seed: of the head.
+
     Raises:
-        InputError: where the checkpoint cannot be read.
+        InputError: where the checkpoint cannot be read, or is asked to be a causal model and is none.
         MissingExtraError: without the extra ``finetune``, or ``minilm`` for the packaged weights.
     """
     torch, transformers = require("torch", "finetune"), require("transformers", "finetune")
@@ -115,14 +121,19 @@ def load_target(recipe: Recipe, classes: int, seed: int = 0) -> Target:
     keywords = {"trust_remote_code": False, "local_files_only": local}
     with _seeded(torch, seed, device), quiet(transformers, bars=not local):
         with reading(f"target {recipe.target!r} cannot be read"), torch.device("meta"):
-            config = transformers.AutoConfig.from_pretrained(name, num_labels=classes, **keywords)
-            sketch = transformers.AutoModelForSequenceClassification.from_config(config, trust_remote_code=False)
+            head = {} if classes is None else {"num_labels": classes}
+            kind = transformers.AutoModelForCausalLM if classes is None else transformers.AutoModelForSequenceClassification
+            config = transformers.AutoConfig.from_pretrained(name, **head, **keywords)
+            sketch = kind.from_config(config, trust_remote_code=False)
         _check_memory(sketch, recipe, device)
         with reading(f"target {recipe.target!r} cannot be read"):
             tokenizer = transformers.AutoTokenizer.from_pretrained(name, **keywords)
-            model, loaded = transformers.AutoModelForSequenceClassification.from_pretrained(
-                name, num_labels=classes, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **keywords
+            model, loaded = kind.from_pretrained(
+                name, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **head, **keywords
             )
+        if classes is None and loaded["missing_keys"]:
+            lacks = ", ".join(sorted(loaded["missing_keys"])[:3])
+            raise InputError(f"target {recipe.target!r} is no complete causal language model: it lacks weights ({lacks}, ...)")
         absent = [key for key in loaded["missing_keys"] if key.startswith(f"{model.base_model_prefix}.")]
         if absent:  # beside the head, which is always new
             log.warning(
@@ -139,7 +150,10 @@ def load_target(recipe: Recipe, classes: int, seed: int = 0) -> Target:
         if recipe.method == "lora":
             peft = require("peft", "finetune")
             config = peft.LoraConfig(
-                task_type="SEQ_CLS", r=recipe.lora_rank, lora_alpha=2 * recipe.lora_rank, target_modules="all-linear"
+                task_type="CAUSAL_LM" if classes is None else "SEQ_CLS",
+                r=recipe.lora_rank,
+                lora_alpha=2 * recipe.lora_rank,
+                target_modules="all-linear",
             )
             model = peft.get_peft_model(model, config)
     model.to(device)
@@ -153,7 +167,7 @@ def fit(
     what: str = "fine-tune",
     after_epoch: Callable[[Any, float], None] | None = None,
 ) -> Fit:
-    """Fit the target on rows with cross-entropy.
+    """Fit the target on rows with cross-entropy: of their classes, or of the tokens of their responses.
 
     The same rows, recipe and seed give the same weights on one machine and device; the caller's random state is left
     as it was.
@@ -191,8 +205,12 @@ def fit(
         shown = track(order, what, total=len(rows) * recipe.epochs, weight=recipe.batch_size)
         for number, batch in enumerate(shown, 1):
             inputs = pad_batch(target, encoded, batch)
-            labels = torch.as_tensor(rows.labels[batch], device=target.device)
-            loss = torch.nn.functional.cross_entropy(model(**inputs).logits.float(), labels)
+            if rows.responses is None:
+                labels = torch.as_tensor(rows.labels[batch], device=target.device)
+                loss = torch.nn.functional.cross_entropy(model(**inputs).logits.float(), labels)
+            else:
+                nats, counted = _token_losses(target, inputs)
+                loss = nats.sum() / counted.sum()
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
@@ -227,6 +245,48 @@ def predict(target: Target, rows: Rows, what: str = "predict") -> Doubles:
     return scores
 
 
+@dataclass(frozen=True)
+class ResponseLosses:
+    """What a causal model makes of responses given their prompts.
+
+    Attributes:
+        nats: (n,) negative log probability of each response, its end included.
+        tokens: (n,) tokens of each.
+    """
+
+    nats: Doubles
+    tokens: Ints
+
+    @property
+    def mean(self) -> float:
+        """Nats a token."""
+        return float(self.nats.sum() / self.tokens.sum())
+
+
+def response_losses(target: Target, rows: Rows, what: str = "responses") -> ResponseLosses:
+    """Return the losses of rows of instruction data."""
+    torch = require("torch", "finetune")
+    encoded = tokenize_rows(target, rows)
+    lengths = np.array([len(ids) for ids in encoded["input_ids"]])
+    batches = list(token_batches(lengths, PREDICT_TOKENS["cpu" if target.device == "cpu" else "cuda"]))
+    nats, tokens = np.empty(len(rows)), np.empty(len(rows), np.int64)
+    target.model.eval()
+    with torch.inference_mode():
+        for batch in track(batches, what):
+            found, counted = _token_losses(target, pad_batch(target, encoded, batch))
+            nats[batch], tokens[batch] = found.sum(1).double().cpu().numpy(), counted.sum(1).cpu().numpy()
+    return ResponseLosses(nats, tokens)
+
+
+def _token_losses(target: Target, inputs: dict[str, Any]) -> tuple[Any, Any]:
+    """Return (B, T - 1) losses of the next tokens, 0 where they are no response's, and which are."""
+    torch = require("torch", "finetune")
+    labels = inputs.pop("labels")[:, 1:]
+    logits = target.model(**inputs).logits[:, :-1].float()
+    losses = torch.nn.functional.cross_entropy(logits.transpose(1, 2), labels, ignore_index=NO_TOKEN, reduction="none")
+    return losses, labels != NO_TOKEN
+
+
 def folded(scores: npt.ArrayLike, folds: int = 3) -> Ints:
     """Order rows by folding: ascending scores, every ``folds``-th row first, then the next ones (DELT, arXiv 2506.21545).
 
@@ -250,7 +310,12 @@ def folded(scores: npt.ArrayLike, folds: int = 3) -> Ints:
 
 
 def tokenize_rows(target: Target, rows: Rows) -> dict[str, Any]:
-    """Return the tokens of rows, cut to the recipe's length: lists of numbers by the names of the model's inputs."""
+    """Return the tokens of rows, cut to the recipe's length: lists of numbers by the names of the model's inputs.
+
+    Of instruction data ``labels`` too: the response's tokens in their places, and no token elsewhere.
+    """
+    if rows.responses is not None:
+        return _tokenize_instructions(target, rows.texts, rows.responses)
     pairs = {} if rows.pairs is None else {"text_pair": rows.pairs}
     encoded = target.tokenizer(rows.texts, **pairs, truncation=True, max_length=target.recipe.max_length)
     return {key: encoded[key] for key in encoded if key in ("input_ids", "attention_mask", "token_type_ids")}
@@ -259,7 +324,39 @@ def tokenize_rows(target: Target, rows: Rows) -> dict[str, Any]:
 def pad_batch(target: Target, encoded: dict[str, Any], batch: np.ndarray) -> dict[str, Any]:
     """Return some of the rows of ``tokenize_rows`` as the model's inputs, padded to the longest, on the target's device."""
     chosen = {key: [values[i] for i in batch] for key, values in encoded.items()}
-    return dict(target.tokenizer.pad(chosen, padding=True, return_tensors="pt").to(target.device))
+    labels = chosen.pop("labels", None)
+    side = {} if labels is None else {"padding_side": "right"}
+    inputs = dict(target.tokenizer.pad(chosen, padding=True, return_tensors="pt", **side).to(target.device))
+    if labels is not None:
+        longest = inputs["input_ids"].shape[1]
+        padded = [[*row, *[NO_TOKEN] * (longest - len(row))] for row in labels]
+        inputs["labels"] = require("torch", "finetune").tensor(padded, device=target.device)
+    return inputs
+
+
+def _tokenize_instructions(target: Target, prompts: list[str], responses: list[str]) -> dict[str, Any]:
+    """A chat model reads the prompt in its template; any other reads it as it stands, and a line break.
+
+    What is too long loses the end of the response, which keeps half of the room, and the beginning of the prompt.
+    """
+    tokenizer, room = target.tokenizer, target.recipe.max_length
+    if tokenizer.chat_template:
+        chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        asked = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)["input_ids"]
+    else:
+        asked = tokenizer([f"{prompt}\n" for prompt in prompts])["input_ids"]
+        end = tokenizer.eos_token_id
+        asked = [ids[:-1] if ids and ids[-1] == end else ids for ids in asked]
+    answered = tokenizer(responses, add_special_tokens=False)["input_ids"]
+    found: dict[str, Any] = {"input_ids": [], "attention_mask": [], "labels": []}
+    for prompt, response in zip(asked, answered, strict=True):
+        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        answer = [*response, *end][: max(room // 2, room - len(prompt))]
+        kept = list(prompt)[max(0, len(prompt) - (room - len(answer))) :]
+        found["input_ids"].append([*kept, *answer])
+        found["attention_mask"].append([1] * (len(kept) + len(answer)))
+        found["labels"].append([NO_TOKEN] * len(kept) + list(answer))
+    return found
 
 
 def _batches(encoded: dict[str, Any], recipe: Recipe, rng: np.random.Generator) -> Iterator[Ints]:

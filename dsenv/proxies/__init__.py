@@ -14,10 +14,10 @@ import numpy.typing as npt
 
 from dsenv.dataset import Ints, TextDataset, stratified_sample
 from dsenv.errors import InputError, one_of
-from dsenv.metrics import METRICS, Doubles, score
+from dsenv.metrics import Doubles, score
 from dsenv.picks import PickPlan
 from dsenv.seeding import generator
-from dsenv.task import SelectionTask
+from dsenv.task import RESPONSE_SKILL, SelectionTask
 
 PROXIES = ("ridge", "table", "probe", "finetune")
 
@@ -131,7 +131,9 @@ def in_order(scored: Iterable[tuple[int, float]], size: int) -> Doubles:
 
 
 def empty_score(task: SelectionTask, metric: str, sample: RowSample | None = None) -> float:
-    """Return Φ(∅): the score of the model that predicts the training class shares."""
+    """Return Φ(∅): the score of the model that predicts the training class shares, or the mean response."""
+    if metric == RESPONSE_SKILL:
+        return 0.0
     labels = task.reward.labels if sample is None else task.reward.labels[sampled_rows(task, sample)]
     scores = np.broadcast_to(task.class_shares, (len(labels), task.classes))
     return float(score(metric, scores, labels, task.class_shares))
@@ -159,13 +161,13 @@ def make_proxy(name: str, task: SelectionTask, plan: PickPlan, metric: str, data
         name: ``ridge``, ``table``, ``probe`` or ``finetune``. A surrogate is trained first, so it is given as an object.
         task: the rows.
         plan: what a pick adds.
-        metric: one of the five metrics.
+        metric: one of the five metrics; of instruction data others too.
         dataset: the texts, for ``finetune``.
 
     Raises:
-        InputError: for an unknown proxy or metric, a table asked of a task that has none, or ``finetune`` without texts.
+        InputError: for an unknown proxy, a metric that it does not have, a table asked of a task that has none, or
+            ``finetune`` without texts.
     """
-    one_of("metric", metric, METRICS)
     if name == "surrogate":
         raise InputError("a surrogate is trained before it serves: give proxy= a trained SurrogateProxy, not its name")
     one_of("proxy", name, PROXIES)

@@ -15,13 +15,13 @@ import numpy as np
 from dsenv.dataset import Ints, TextDataset, stratified_sample
 from dsenv.encoders import MINILM_SHA256
 from dsenv.errors import InputError, check_whole, one_of, require
-from dsenv.metrics import Doubles
+from dsenv.metrics import METRICS, NEG_RESPONSE_LOSS, Doubles
 from dsenv.picks import PickPlan
 from dsenv.proxies import RowSample
 from dsenv.proxies.trained import VERSION, TrainedProxy
 from dsenv.seeding import generator
 from dsenv.task import SelectionTask
-from dsenv.training import Recipe, Target, fit, load_target, predict
+from dsenv.training import Recipe, Target, fit, load_target, predict, response_losses
 
 EMPTY = ("class_shares", "untrained")
 FEWEST_ROWS = 16  # that a model is trained on, where the selection has as many
@@ -34,10 +34,13 @@ class FinetuneProxy(TrainedProxy):
     the selected rows whose seed comes from the counts and the proxy's seed, as do the order of rows and dropout. The
     first weights of the head and ξ(D_val) come from the proxy's seed alone: they are common to all selections.
 
+    Of instruction data the model is a causal one, the loss is that of the responses' tokens given their prompts, and
+    ``neg_response_loss``, what it is less of on ξ(D_val) in nats a token, is the one metric; Φ(∅) is the untrained model's.
+
     Args:
         task: the rows.
         plan: what a pick adds.
-        metric: one of the five metrics; ``neg_log_loss`` and ``accuracy`` are the paper's.
+        metric: one of the five metrics; ``neg_log_loss`` and ``accuracy`` are the paper's. ``neg_response_loss``: see above.
         dataset: the texts that the task was built from; the plain dataset is derived as the task's was.
         model: ``minilm`` (the packaged all-MiniLM-L6-v2), a hub name or a folder; encoder or causal.
         rows: share of the selected rows to train on, above 0 up to 1; never fewer than 16 rows and one of each class
@@ -107,6 +110,21 @@ class FinetuneProxy(TrainedProxy):
             "dataset": self.task.facts["fingerprint"],
         }
 
+    @classmethod
+    def metrics(cls, task: SelectionTask) -> tuple[str, ...]:
+        """Return the metrics that the proxy has on a task."""
+        return (NEG_RESPONSE_LOSS,) if task.is_instructions else tuple(METRICS)
+
+    def value(self, model: Target, rows: Ints) -> float:
+        """Return what a model is worth on reward rows, numbered inside the reward split (n,)."""
+        if not self.task.is_instructions:
+            return super().value(model, rows)
+        return -response_losses(model, self._held_out.take(rows), "proxy reward rows").mean
+
+    def empty_value(self, rows: Ints) -> float:
+        """Return what the empty selection is worth on reward rows."""
+        return self.value(self._untrained(), rows) if self.task.is_instructions else super().empty_value(rows)
+
     def train(self, counts: Ints) -> Target:
         """Return a model trained on a selection that is not empty; counts (K,)."""
         seed = self.selection_seed(counts)
@@ -141,7 +159,7 @@ class FinetuneProxy(TrainedProxy):
 
     def _untrained(self) -> Target:
         """The model before training, read from disk once a process."""
-        target = _load(self.training, self.task.classes, self.seed)
+        target = _load(self.training, None if self.task.is_instructions else self.task.classes, self.seed)
         return Target(copy.deepcopy(target.model), target.tokenizer, target.recipe, target.device)
 
     @cached_property
@@ -165,7 +183,7 @@ class FinetuneProxy(TrainedProxy):
 
 
 @lru_cache(maxsize=1)
-def _load(recipe: Recipe, classes: int, seed: int) -> Target:
+def _load(recipe: Recipe, classes: int | None, seed: int) -> Target:
     return load_target(recipe, classes, seed)
 
 

@@ -12,11 +12,12 @@ import numpy.typing as npt
 from dsenv.blocks import row_blocks
 from dsenv.dataset import Ints
 from dsenv.errors import InputError, check_whole, one_of
-from dsenv.metrics import METRICS, Doubles, one_hot, score
+from dsenv.metrics import Doubles, one_hot, score
 from dsenv.picks import PickPlan
 from dsenv.proxies import Memory, RowSample, check_samples, empty_score, sampled_rows
+from dsenv.proxies.outputs import Outputs, response_skill, ridge_metrics
 from dsenv.proxies.scoring import Floats, LinearScorer
-from dsenv.task import SelectionTask, Split
+from dsenv.task import RESPONSE_SKILL, SelectionTask, Split
 
 PRECISIONS = ("float64", "float32")
 BATCH = 64  # selections whose sums are held at a time, where the caller keeps no memory
@@ -27,15 +28,25 @@ def fit_ridge(
     features: npt.NDArray[np.floating], labels: Ints, classes: int, regularisation: float, weights: Doubles | None = None
 ) -> Doubles:
     """Return W = (Xᵀ D X + λ Σw I)⁻¹ Xᵀ D Y, shape (d, C), for one-hot Y and D = diag(weights), default ones."""
+    return fit_linear(features, one_hot(labels, classes), regularisation, weights)
+
+
+def fit_linear(
+    features: npt.NDArray[np.floating], targets: Doubles, regularisation: float, weights: Doubles | None = None
+) -> Doubles:
+    """Return the same W for any targets Y (n, C)."""
     x = features.astype(np.float64)
     w = np.ones(len(x)) if weights is None else weights
     weighted = x * w[:, None]
     gram = weighted.T @ x + regularisation * w.sum() * np.eye(x.shape[1])
-    return np.asarray(np.linalg.solve(gram, weighted.T @ one_hot(labels, classes)))
+    return np.asarray(np.linalg.solve(gram, weighted.T @ targets))
 
 
 def score_weights(task: SelectionTask, weights: Doubles, split: Split, metric: str) -> Doubles:
     """Return a metric of linear models W (..., d, C) on the rows of a split."""
+    if metric == RESPONSE_SKILL:
+        outputs = Outputs(task, metric)
+        return response_skill(split.features.astype(np.float64) @ weights, outputs.of_split(split), outputs.mean)
     return score(metric, split.features.astype(np.float64) @ weights, split.labels, task.class_shares)
 
 
@@ -50,7 +61,7 @@ class RidgeProxy:
     Args:
         task: the rows.
         plan: what a pick adds.
-        metric: one of the five metrics.
+        metric: one of the five metrics; of instruction data ``response_skill`` too.
         precision: of sums and solutions: ``float64``, or ``float32`` (faster; W to about 1e-3).
         memo: scores kept of the selections seen last; 0 for none.
 
@@ -61,7 +72,7 @@ class RidgeProxy:
     def __init__(
         self, task: SelectionTask, plan: PickPlan, metric: str, *, precision: str = "float64", memo: int = MEMO
     ) -> None:
-        self.task, self.plan, self.metric = task, plan, one_of("metric", metric, METRICS)
+        self.task, self.plan, self.metric = task, plan, one_of("metric", metric, ridge_metrics(task))
         self.precision = one_of("precision", precision, PRECISIONS)
         check_whole("memo", memo, 0)
         self._memo_size = int(memo)
@@ -101,7 +112,7 @@ class RidgeProxy:
     def weights(self, counts: npt.NDArray[np.integer], *, memory: Memory | None = None) -> Floats:
         """Return W_S for a batch of selections; counts (B, K) -> (B, d, C). The empty selection predicts class shares."""
         counts = self.plan.check_batch(counts)
-        found = np.empty((len(counts), self.task.classes, self._width), self.precision)
+        found = np.empty((len(counts), self._outputs.width, self._width), self.precision)
         for part, weights in self._solved(counts, memory):
             found[part] = weights
         return found.transpose(0, 2, 1)
@@ -119,7 +130,8 @@ class RidgeProxy:
         for i, sample in enumerate(samples):
             if counts[i].any():
                 rows = sampled_rows(self.task, sample)
-                split = Split(reward.features[rows], reward.labels[rows], reward.sources[rows])
+                responses = None if reward.responses is None else reward.responses[rows]
+                split = Split(reward.features[rows], reward.labels[rows], reward.sources[rows], responses)
                 found[i] = score_weights(self.task, weights[i], split, self.metric)
             else:
                 found[i] = empty_score(self.task, self.metric, sample)
@@ -150,7 +162,7 @@ class RidgeProxy:
         here, rows = here[rows > 0], rows[rows > 0]
         gram = sums[here, : d * d]
         gram[:, :: d + 1] += (self.task.regularisation * rows)[:, None].astype(gram.dtype)
-        solved = sums[here, d * d :].reshape(-1, self.task.classes, d)
+        solved = sums[here, d * d :].reshape(-1, self._outputs.width, d)
         # LAPACK counts by columns: the transposed views are G and B in its order, solved in place.
         for g, w in zip(gram.reshape(-1, d, d).transpose(0, 2, 1), solved.transpose(0, 2, 1), strict=True):
             if posv(g, w, overwrite_a=1, overwrite_b=1)[2]:
@@ -213,7 +225,7 @@ class RidgeProxy:
         end = min(begin + self.plan.rows_per_pick, int(self.plan.starts[cluster] + self.plan.sizes[cluster]))
         rows = self.plan.order[begin:end]
         x = self.task.train_features(rows).astype(np.float64)
-        y = one_hot(self.task.train_labels[rows], self.task.classes)
+        y = self._outputs.of_train(rows)
         sums = np.concatenate([(x.T @ x).ravel(), (y.T @ x).ravel()])
         return np.rint(sums / self._grid) * self._grid if self.precision == "float64" else sums
 
@@ -221,19 +233,25 @@ class RidgeProxy:
         """Make what is computed once and left out of pickles."""
         task, plan = self.task, self.plan
         self._width = task.reward.features.shape[1]
+        self._outputs = outputs = Outputs(task, self.metric)
+        mean = outputs.mean
         picks = np.minimum(plan.capacity, plan.picks)  # more of one cluster than an episode has are never asked for
         self._offsets = np.cumsum(picks) - picks
-        self._table = np.empty((int(picks.sum()), self._width * (self._width + task.classes)), self.precision)
+        self._table = np.empty((int(picks.sum()), self._width * (self._width + len(mean))), self.precision)
         self._known = np.zeros(len(self._table), bool)
         # |Σ a b| ≤ ‖a‖ ‖b‖ over any rows: no sum exceeds the norms' product, and 2^53 steps of the grid are counted exactly.
         squares = sum(
             (task.train_features(plan.order[part]).astype(np.float64) ** 2).sum(0) for part in row_blocks(len(plan.order))
         )
         norms = np.sqrt(np.maximum(squares, np.finfo(np.float64).tiny))
-        bounds = np.concatenate([np.outer(norms, norms).ravel(), np.tile(norms * norms[-1], task.classes)])
+        if outputs.responses:
+            lengths = np.sqrt(np.maximum((task.train_responses().astype(np.float64) ** 2).sum(0), np.finfo(np.float64).tiny))
+        else:
+            lengths = np.full(len(mean), norms[-1])  # of the constant: a class has no more rows than the pool
+        bounds = np.concatenate([np.outer(norms, norms).ravel(), np.outer(lengths, norms).ravel()])
         self._grid = 2.0 ** (np.ceil(np.log2(bounds)) - 52)
-        constant = np.zeros((task.classes, self._width), self.precision)
-        constant[:, -1] = task.class_shares
+        constant = np.zeros((len(mean), self._width), self.precision)
+        constant[:, -1] = mean
         self._share_weights = constant
         self._scorer = LinearScorer(task, self.metric, self.precision)
         self._empty = empty_score(task, self.metric)

@@ -81,7 +81,7 @@ class TorchRidgeProxy(RidgeProxy):
     def _device_weights(self, counts: Ints) -> Any:
         """Wᵀ (B, C, d) on the device."""
         torch = require("torch", "finetune")
-        d, classes = self._width, self.task.classes
+        d, width = self._width, self._outputs.width
         places = torch.as_tensor(self._firsts + counts, device=self._device)
         sums = torch.nn.functional.embedding_bag(places, self._prefixes, mode="sum")
         rows = torch.as_tensor(self.plan.taken(counts).sum(1), device=self._device, dtype=sums.dtype)
@@ -90,7 +90,7 @@ class TorchRidgeProxy(RidgeProxy):
         factor, failed = torch.linalg.cholesky_ex(gram)
         if failed.any():
             raise InputError(f"the ridge's normal equations are not positive definite in {self.precision}: use float64")
-        solved = torch.cholesky_solve(sums[:, d * d :].reshape(-1, classes, d).transpose(1, 2), factor).transpose(1, 2)
+        solved = torch.cholesky_solve(sums[:, d * d :].reshape(-1, width, d).transpose(1, 2), factor).transpose(1, 2)
         return torch.where((rows > 0)[:, None, None], solved, self._shares)
 
     def _measure(self, weights: Any) -> Any:

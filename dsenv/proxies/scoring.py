@@ -12,9 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dsenv.dataset import Ints
-from dsenv.metrics import SMALLEST_SCORE, Doubles, balanced_weights, one_hot
+from dsenv.metrics import SMALLEST_SCORE, Doubles, balanced_weights
+from dsenv.proxies.outputs import Outputs
 from dsenv.seeding import generator
-from dsenv.task import SelectionTask
+from dsenv.task import RESPONSE_SKILL, SelectionTask
 
 Floats = npt.NDArray[np.floating[Any]]
 
@@ -34,7 +35,7 @@ class LinearScorer:
 
     Args:
         task: whose reward rows.
-        metric: one of the five metrics.
+        metric: one of the five metrics; of instruction data ``response_skill`` too.
         dtype: of the models.
         rows: the reward rows to score on, by number; default: all.
     """
@@ -46,16 +47,18 @@ class LinearScorer:
             order = order[np.isin(order, rows)]
         self.labels: Ints = task.reward.labels[order]
         features = task.reward.features[order].astype(np.float64)
-        weights = {"brier_skill": np.ones(len(order)), "balanced_brier_skill": balanced_weights(self.labels)}
+        plain = np.ones(len(order))
+        weights = {"brier_skill": plain, RESPONSE_SKILL: plain, "balanced_brier_skill": balanced_weights(self.labels)}
         self.quadratic = metric in weights
         if self.quadratic:
             weight = weights[metric]
-            truth = one_hot(self.labels, task.classes)
+            outputs = Outputs(task, metric)
+            truth = outputs.of_split(task.reward)[order]
             weighted = features * weight[:, None]
             self.gram = (weighted.T @ features).astype(dtype)
             self.targets = (truth.T @ weighted).astype(dtype)
-            self.constant = float(weight.sum())
-            self.baseline = float((((truth - task.class_shares) ** 2).sum(1) * weight).sum())
+            self.constant = float(((truth**2).sum(1) * weight).sum())
+            self.baseline = float((((truth - outputs.mean) ** 2).sum(1) * weight).sum())
         else:
             self.features = np.ascontiguousarray(features.T, dtype)
             self.direction = direction(features.shape[1]).astype(dtype)

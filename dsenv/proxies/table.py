@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsenv.dataset import Ints
-from dsenv.errors import InputError
+from dsenv.errors import InputError, one_of
 from dsenv.metrics import METRICS, Doubles
 from dsenv.picks import PickPlan
 from dsenv.proxies import Memory, RowSample
@@ -50,7 +50,7 @@ class TableProxy:
             raise InputError(f"task {task.name!r} is not tabulated: proxy 'table' is for the Small ids")
         if (plan.capacity != 1).any():
             raise InputError("proxy 'table' holds whole clusters: unit must be 'cluster'")
-        self.task, self.plan, self.metric = task, plan, metric
+        self.task, self.plan, self.metric = task, plan, one_of("metric", metric, METRICS)
         self._scores = task.tables[list(METRICS).index(metric)]
         self._selections = all_selections(plan.clusters, task.facts["tabulated_picks"])
         if plan.picks > task.facts["tabulated_picks"] or len(self._selections) != len(self._scores):

@@ -33,13 +33,18 @@ class TrainedProxy(ABC):
 
     def __init__(self, task: SelectionTask, plan: PickPlan, metric: str, seed: int = 0) -> None:
         check_whole("seed", seed, 0)
-        self.task, self.plan, self.metric, self.seed = task, plan, one_of("metric", metric, METRICS), int(seed)
+        self.task, self.plan, self.metric, self.seed = task, plan, one_of("metric", metric, self.metrics(task)), int(seed)
         self._last: tuple[bytes, Any] | None = None
 
     @property
     @abstractmethod
     def recipe(self) -> dict[str, Any]:
         """The proxy's name and settings, JSON-able."""
+
+    @classmethod
+    def metrics(cls, task: SelectionTask) -> tuple[str, ...]:
+        """Return the metrics that the proxy has on a task."""
+        return tuple(METRICS)
 
     @abstractmethod
     def train(self, counts: Ints) -> Any:
@@ -56,6 +61,14 @@ class TrainedProxy(ABC):
     def empty_scores(self, rows: Ints) -> Doubles:
         """Return the class scores (n, C) of the empty selection: the training class shares."""
         return np.broadcast_to(self.task.class_shares, (len(rows), self.task.classes))
+
+    def value(self, model: Any, rows: Ints) -> float:
+        """Return what a model is worth on reward rows, numbered inside the reward split (n,)."""
+        return self._measured(self.class_scores(model, rows), rows)
+
+    def empty_value(self, rows: Ints) -> float:
+        """Return what the empty selection is worth on reward rows."""
+        return self._measured(self.empty_scores(rows), rows)
 
     def score(
         self,
@@ -85,9 +98,10 @@ class TrainedProxy(ABC):
             key = counts.tobytes()
             if self._last is None or self._last[0] != key:
                 self._last = key, self.train(counts)
-            scores = self.class_scores(self._last[1], rows)
-        else:
-            scores = self.empty_scores(rows)
+            return self.value(self._last[1], rows)
+        return self.empty_value(rows)
+
+    def _measured(self, scores: Doubles, rows: Ints) -> float:
         return float(score(self.metric, scores, self.task.reward.labels[rows], self.task.class_shares))
 
     def __getstate__(self) -> dict[str, Any]:
