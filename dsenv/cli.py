@@ -1,10 +1,13 @@
-"""The command line: ``dsenv tasks | build | select | evaluate | replay | leaderboard | finetune | store``."""
+"""The command line: ``dsenv tasks | build | select | finalists | finetune | report | evaluate | replay | leaderboard | store``."""
 
 from __future__ import annotations
 
 import json
 import logging
+import os
+import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,7 +18,9 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from dsenv.errors import DsenvError, InputError, check_whole, one_of, require
+from dsenv.progress import QUIET
 
+INTERRUPTED = 130  # exit status after Ctrl-C
 ALGORITHMS = {
     "dqn": ("stable_baselines3", "DQN"),
     "ppo": ("stable_baselines3", "PPO"),
@@ -30,14 +35,33 @@ app.add_typer(store, name="store")
 out = Console()
 
 DataDir = Annotated[str | None, typer.Option("--data-dir", help="folder of the datasets (default: DSENV_DATA_DIR)")]
+DataName = Annotated[
+    str, typer.Argument(help="a table *.csv, *.tsv, *.jsonl, *.parquet; a folder; a name below --data-dir; a hub name")
+]
+Text = Annotated[str | None, typer.Option("--text", help="column of the texts, or prompts (default: text)")]
+Label = Annotated[str, typer.Option("--label", help="column of the labels")]
+Response = Annotated[str | None, typer.Option("--response", help="column of responses to prompts, where there are no labels")]
+SplitSeed = Annotated[int, typer.Option("--split-seed", help="of the splits that are cut where there are none")]
+Encoder = Annotated[
+    str, typer.Option(help="minilm (minilm-fast, minilm-int8), tfidf, or a sentence-transformers hub name or folder")
+]
+Reported = Annotated[str, typer.Option(help="accuracy or macro_f1")]
+CacheDir = Annotated[Path | None, typer.Option(help="folder for vectors (default: DSENV_CACHE_DIR)")]
+Run = Annotated[Path | None, typer.Option("--run", help="a folder that keeps what the run makes, for dsenv report")]
+Tracking = Annotated[str | None, typer.Option("--track", help="tensorboard:FOLDER or wandb:PROJECT")]
 TaskName = Annotated[
     str, typer.Argument(help="a bundled task (googleplay, googleplay:noisy, ...), synthetic, or a file *.npz")
 ]
 
 
 @app.callback()
-def _start() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True))])
+def _start(
+    quiet: Annotated[bool, typer.Option("--quiet", envvar=QUIET, help="no progress, warnings and results alone")] = False,
+) -> None:
+    if quiet:
+        os.environ[QUIET] = "1"
+    level = logging.WARNING if quiet else logging.INFO
+    logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True))])
     for noisy in ("sentence_transformers", "faiss", "httpx", "datasets"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
@@ -67,21 +91,21 @@ def tasks() -> None:
 
 @app.command()
 def build(
-    dataset: Annotated[str, typer.Argument(help="a folder, a name below --data-dir, or a hub name 'owner/name'")],
+    dataset: DataName,
     save: Annotated[Path, typer.Option("--out", help="the task file to write")] = Path("task.npz"),
     data_dir: DataDir = None,
-    encoder: Annotated[
-        str, typer.Option(help="minilm (minilm-fast, minilm-int8), tfidf, or a sentence-transformers hub name or folder")
-    ] = "minilm",
+    encoder: Encoder = "minilm",
     clusters: Annotated[int | None, typer.Option(help="K (default: 64, or as many as there are rows)")] = None,
     max_rows: Annotated[int, typer.Option(help="larger pools are cut by a stratified sample")] = 60_000,
-    reported: Annotated[str, typer.Option(help="accuracy or macro_f1")] = "accuracy",
+    reported: Reported = "accuracy",
     label_noise: Annotated[float, typer.Option(help="share of training labels to flip")] = 0.0,
     target_source: Annotated[str | None, typer.Option(help="keep only this source in validation and test")] = None,
     seed: int = 0,
-    text: Annotated[str, typer.Option(help="name of the text column")] = "text",
-    label: Annotated[str, typer.Option(help="name of the label column")] = "label",
-    cache_dir: Annotated[Path | None, typer.Option(help="folder for vectors (default: DSENV_CACHE_DIR)")] = None,
+    text: Text = None,
+    label: Label = "label",
+    response: Response = None,
+    split_seed: SplitSeed = 0,
+    cache_dir: CacheDir = None,
     compare: Annotated[Path | None, typer.Option(help="a task file of the same dataset, from another machine say")] = None,
 ) -> None:
     """Build a task file from a dataset: encode, reduce, cut, cluster."""
@@ -91,7 +115,7 @@ def build(
 
     if save.suffix != ".npz":
         raise InputError(f"a task file's name ends in .npz, not {save.name!r}")
-    rows = load_dataset(dataset, data_dir, text=text, label=label)
+    rows = load_dataset(dataset, data_dir, text=text, label=label, response=response, split_seed=split_seed)
     if label_noise:
         rows = rows.with_label_noise(label_noise, seed)
     if target_source:
@@ -109,7 +133,12 @@ def build(
 
 @app.command()
 def select(
-    task: TaskName,
+    data: Annotated[
+        str,
+        typer.Argument(
+            help="your rows: a table *.csv, *.tsv, *.jsonl, *.parquet or a folder; or a task: a file *.npz, a bundled name"
+        ),
+    ],
     method: Annotated[
         str,
         typer.Option(help="a search: swap, guided, ... (dsenv.search), or a selector: herding, less, ... (dsenv.selectors)"),
@@ -119,42 +148,75 @@ def select(
     metric: Annotated[str | None, typer.Option(help="what the proxy measures (default: the task's own)")] = None,
     unit: Annotated[str, typer.Option(help="rows, or cluster: a pick adds the whole cluster")] = "rows",
     clustering: Annotated[str, typer.Option(help="stratified or kmeans")] = "stratified",
+    text: Text = None,
+    label: Label = "label",
+    response: Response = None,
+    split_seed: SplitSeed = 0,
+    encoder: Encoder = "minilm",
+    reported: Reported = "accuracy",
+    cache_dir: CacheDir = None,
     dataset: Annotated[
-        str | None, typer.Option(help="what the task was built from, for selectors that read texts: a folder or a name")
+        str | None, typer.Option(help="what the task was built from, for selectors that read texts and for rows as --out")
     ] = None,
     data_dir: DataDir = None,
-    text: Annotated[str, typer.Option(help="name of the text column")] = "text",
-    label: Annotated[str, typer.Option(help="name of the label column")] = "label",
     model: Annotated[
         str | None, typer.Option(help="checkpoint of less, trak, ask_llm, ufo, data_whisperer: a hub name or a folder")
     ] = None,
     seed: int = 0,
-    save: Annotated[Path, typer.Option("--out", help="the selection file to write")] = Path("selection.json"),
+    run: Run = None,
+    track: Tracking = None,
+    save: Annotated[
+        Path, typer.Option("--out", help="selection *.json, or the chosen rows as *.csv, *.tsv, *.jsonl, *.parquet")
+    ] = Path("selection.json"),
 ) -> None:
-    """Choose rows of a task with a search or a selector; writes their ids in the dataset's train split."""
+    """Choose rows with a search or a selector; writes their row numbers, or the rows themselves."""
+    from dsenv.building import build_task
     from dsenv.dataset import load_dataset
     from dsenv.env import load_task
+    from dsenv.run_folder import RunFolder
     from dsenv.selectors import select as choose
+    from dsenv.tables import is_table
+    from dsenv.tracking import tracker
 
-    loaded, rows = load_task(task), None
-    if dataset is not None:
-        rows = load_dataset(dataset, data_dir, text=text, label=label).derive(loaded.facts["derivation"])
-    with out.status(f"{method} on {task}"):
-        found = choose(
-            loaded,
-            method=method,
-            budget=budget,
-            evaluations=evaluations,
-            seed=seed,
-            metric=metric,
-            dataset=rows,
-            options=None if model is None else {"model": model},
-            unit=unit,
-            clustering=clustering,
-        )
-    found.save(save)
+    if save.suffix != ".json" and not is_table(save):
+        raise InputError(f"--out {str(save)!r}: allowed are a selection *.json, or rows as *.csv, *.tsv, *.jsonl, *.parquet")
+    columns: dict[str, Any] = {"text": text, "label": label, "response": response, "split_seed": split_seed}
+    if is_table(data) or Path(data).is_dir():
+        if dataset is not None:
+            raise InputError(f"--dataset {dataset!r} goes with a task; {data!r} has the rows itself")
+        dataset, rows = data, load_dataset(data, data_dir, **columns)
+        task = build_task(rows, encoder=encoder, reported=reported, seed=seed, cache_dir=cache_dir)
+    else:
+        task = load_task(data)
+        rows = None if dataset is None else load_dataset(dataset, data_dir, **columns).derive(task.facts["derivation"])
+    if is_table(save) and dataset is None:
+        raise InputError(f"--out {str(save)!r} takes rows, and a task has no texts: give --dataset, or --out selection.json")
+    found = choose(
+        task,
+        method=method,
+        budget=budget,
+        evaluations=evaluations,
+        seed=seed,
+        metric=metric,
+        dataset=rows,
+        options=None if model is None else {"model": model},
+        unit=unit,
+        clustering=clustering,
+    )
+    with tracker(track, f"{method} seed {seed}") as tell:
+        for spent, best in found.history:
+            tell(spent, score=best)
+    if is_table(save):
+        _write_rows(found.rows, str(dataset), data_dir, save)
+    else:
+        found.save(save)
+    if run is not None:
+        folder = RunFolder(run)
+        folder.keep_task(task)
+        folder.keep_selection(found)
+        folder.keep_command(_words())
     reached = "" if found.score is None else f", score {found.score:.4f} after {found.evaluations} evaluations"
-    out.print(f"{save}: {len(found.rows)} of {found.pool} rows{reached}")
+    out.print(f"{save}: {len(found.rows)} of {found.pool} rows{reached}", soft_wrap=True)
 
 
 @app.command()
@@ -171,27 +233,39 @@ def finalists(
     epochs: Annotated[int | None, typer.Option(help="of the fine-tunes that decide (default: 1)")] = None,
     max_length: Annotated[int, typer.Option(help="tokens a row")] = 128,
     device: str = "auto",
-    text: Annotated[str, typer.Option(help="name of the text column")] = "text",
-    label: Annotated[str, typer.Option(help="name of the label column")] = "label",
+    text: Text = None,
+    label: Label = "label",
+    split_seed: SplitSeed = 0,
     seed: int = 0,
-    scores: Annotated[Path | None, typer.Option(help="file for the target's scores; a stopped run goes on there")] = None,
+    scores: Annotated[
+        Path | None, typer.Option(help="file for the target's scores, where a stopped run goes on (default: beside --out)")
+    ] = None,
+    run: Run = None,
     save: Annotated[Path, typer.Option("--out", help="the selection file to write")] = Path("selection.json"),
 ) -> None:
     """Choose rows in two stages: searches in parts of the pool propose, the selection rows decide."""
     from dsenv.dataset import load_dataset
     from dsenv.env import load_task
     from dsenv.finalists import select_finalist
+    from dsenv.run_folder import RunFolder
 
     loaded, rows = load_task(task), None
     recipe: dict[str, Any] = {}
     if dataset is not None:
-        rows = load_dataset(dataset, data_dir, text=text, label=label).derive(loaded.facts["derivation"])
+        columns: dict[str, Any] = {"text": text, "label": label, "split_seed": split_seed}
+        rows = load_dataset(dataset, data_dir, **columns).derive(loaded.facts["derivation"])
+        scores = scores or save.with_suffix(".scores.json")
         recipe = {"max_length": max_length, "device": device, **({} if epochs is None else {"epochs": epochs})}
     found = select_finalist(
         loaded, rows, target, budget=budget, count=count, evaluations=evaluations, seed=seed, path=scores, **recipe
     )
     found.save(save)
-    out.print(f"{save}: {len(found.rows)} of {found.pool} rows, {found.method}", highlight=False)
+    if run is not None:
+        folder = RunFolder(run)
+        folder.keep_task(loaded)
+        folder.keep_selection(found)
+        folder.keep_command(_words())
+    out.print(f"{save}: {len(found.rows)} of {found.pool} rows, {found.method}", highlight=False, soft_wrap=True)
 
 
 @app.command()
@@ -301,7 +375,7 @@ def leaderboard(
 @app.command()
 def finetune(
     selection: Annotated[str, typer.Argument(help="a selection file, or 'all' for every training row")],
-    dataset: Annotated[str, typer.Argument(help="a folder, a name below --data-dir, or a hub name")],
+    dataset: DataName,
     target: Annotated[str, typer.Option(help="minilm, a hub name or a folder; encoder or causal")] = "minilm",
     data_dir: DataDir = None,
     method: Annotated[str, typer.Option(help="full or lora")] = "full",
@@ -312,31 +386,48 @@ def finetune(
     order: Annotated[str, typer.Option(help="shuffled, or given: as the selection has its rows, every epoch")] = "shuffled",
     seeds: Annotated[int, typer.Option(help="number of seeds, from 0")] = 1,
     device: str = "auto",
-    text: Annotated[str, typer.Option(help="name of the text column")] = "text",
-    label: Annotated[str, typer.Option(help="name of the label column")] = "label",
-    save: Annotated[Path | None, typer.Option("--out", help="the result file to write (JSON)")] = None,
+    text: Text = None,
+    label: Label = "label",
+    response: Response = None,
+    split_seed: SplitSeed = 0,
+    run: Run = None,
+    track: Tracking = None,
+    save: Annotated[
+        Path | None, typer.Option("--out", help="the result file (JSON), written after every seed; a stopped command goes on")
+    ] = None,
     model: Annotated[Path | None, typer.Option(help="folder for the fine-tuned model")] = None,
 ) -> None:
     """Fine-tune a target on a selection and score it on the test rows."""
     from dsenv.dataset import load_dataset
     from dsenv.finetuning import fine_tune
+    from dsenv.run_folder import RunFolder
     from dsenv.selection import Selection
 
     chosen = None if selection == "all" else Selection.load(selection)
-    rows = load_dataset(dataset, data_dir, text=text, label=label)
+    rows = load_dataset(dataset, data_dir, text=text, label=label, response=response, split_seed=split_seed)
     if chosen is not None:
         rows = rows.derive(chosen.derivation)
+    path = save
+    if run is not None and save is None:
+        named = ("all rows", None) if chosen is None else (chosen.method, chosen.seed)
+        path = RunFolder(run).target_file(named[0], target, named[1])
     result = fine_tune(
-        chosen, rows, target, seeds=range(seeds), out=model, method=method, epochs=epochs,
+        chosen, rows, target, seeds=range(seeds), out=model, path=path, tracking=track, method=method, epochs=epochs,
         learning_rate=learning_rate, batch_size=batch_size, max_length=max_length, order=order, device=device,
     )  # fmt: skip
-    for run in result.runs:
-        out.print(
-            f"seed {run.seed}: {result.rows} rows, test accuracy {run.accuracy:.4f}, macro-F1 {run.macro_f1:.4f}, "
-            f"{run.fit.seconds:.0f} s training, {run.fit.tokens_seen} tokens"
+    for tried in result.runs:
+        scored = (
+            f"test accuracy {tried.accuracy:.4f}, macro-F1 {tried.macro_f1:.4f}"
+            if tried.loss is None
+            else f"test loss {tried.loss:.4f} nats a token"
         )
-    if save is not None:
-        result.save(save)
+        spent = f"{tried.fit.seconds:.0f} s training, {tried.fit.tokens_seen} tokens"
+        out.print(f"seed {tried.seed}: {result.rows} rows, {scored}, {spent}", soft_wrap=True)
+    if run is not None:
+        folder = RunFolder(run)
+        if save is not None:
+            folder.keep_target(result)
+        folder.keep_command(_words())
 
 
 @app.command()
@@ -346,15 +437,18 @@ def report(
         str | None, typer.Option(help="what the task was built from, for example texts: a file, a folder or a name")
     ] = None,
     data_dir: DataDir = None,
-    text: Annotated[str | None, typer.Option(help="name of the text column")] = None,
-    label: Annotated[str, typer.Option(help="name of the label column")] = "label",
+    text: Text = None,
+    label: Label = "label",
+    response: Response = None,
+    split_seed: SplitSeed = 0,
     save: Annotated[Path | None, typer.Option("--out", help="the page to write (default: report.html in the folder)")] = None,
 ) -> None:
     """Write what a run's folder holds as one HTML page that needs no network."""
     from dsenv.dataset import load_dataset
     from dsenv.report import write_report
 
-    rows = None if dataset is None else load_dataset(dataset, data_dir, text=text, label=label)
+    columns: dict[str, Any] = {"text": text, "label": label, "response": response, "split_seed": split_seed}
+    rows = None if dataset is None else load_dataset(dataset, data_dir, **columns)
     out.print(f"{write_report(run, save, rows)}: open it in a browser", soft_wrap=True, highlight=False)
 
 
@@ -404,6 +498,27 @@ def export(
     with ScoreStore(path, write=False) as opened:
         written = opened.export(save)
     out.print(f"{save}: {written} scores", soft_wrap=True)
+
+
+def _write_rows(rows: Sequence[int], dataset: str, data_dir: str | None, path: Path) -> None:
+    """Write rows of the training table, whose numbers become the column ``row``."""
+    from dsenv.dataset import find_folder, read_split
+    from dsenv.tables import is_table, read_table, write_table
+
+    if is_table(dataset):
+        table = read_table(dataset)
+    else:
+        folder = find_folder(dataset, data_dir)
+        if folder is None:
+            raise InputError(f"--out {str(path)!r}: rows of a hub dataset stay there; give --out selection.json")
+        table = read_split(folder, "train")
+    chosen = {name: [column[row] for row in rows] for name, column in table.items()}
+    write_table(chosen if "row" in chosen else {"row": list(rows), **chosen}, path)
+
+
+def _words() -> list[str]:
+    """The command line, as it is repeated."""
+    return ["dsenv", *(shlex.quote(word) for word in sys.argv[1:])]
 
 
 def _source(source: Any) -> str:
@@ -472,6 +587,11 @@ def main() -> None:
     """Run the command line; a documented error is one line, not a traceback."""
     try:
         app()
+    except SystemExit as ended:
+        if ended.code == INTERRUPTED:
+            note = "stopped; what was finished is kept, and the same command goes on from there where it takes long"
+            Console(stderr=True).print(note, highlight=False)
+        raise
     except DsenvError as error:
         Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
         raise SystemExit(2) from error

@@ -57,6 +57,22 @@ class Rows:
         return self.labels * len(names) + np.array([names[name] for name in self.sources], np.int64)
 
     @property
+    def digest(self) -> str:
+        """SHA-256 over every row; its number is left out."""
+        found = hashlib.sha256()
+        self.add_to(found)
+        return found.hexdigest()
+
+    def add_to(self, digest: Any) -> None:
+        """Update a hash with every row."""
+        for column in (self.texts, self.pairs, self.sources, self.responses):
+            for text in column or ():
+                data = text.encode("utf-8", "surrogatepass")
+                digest.update(len(data).to_bytes(4, "little"))
+                digest.update(data)
+        digest.update(self.labels.astype("<i8").tobytes())
+
+    @property
     def ids(self) -> Ints:
         """(n,) the row ids by which a selection names rows."""
         return np.arange(len(self)) if self.numbers is None else self.numbers
@@ -126,12 +142,7 @@ class TextDataset:
         digest = hashlib.sha256()
         for split, rows in self.splits.items():
             digest.update(f"{split}:{len(rows)};".encode())
-            for column in (rows.texts, rows.pairs, rows.sources, rows.responses):
-                for text in column or ():
-                    data = text.encode("utf-8", "surrogatepass")
-                    digest.update(len(data).to_bytes(4, "little"))
-                    digest.update(data)
-            digest.update(rows.labels.astype("<i8").tobytes())
+            rows.add_to(digest)
         return digest.hexdigest()
 
     def with_label_noise(self, share: float, seed: int = 0) -> TextDataset:

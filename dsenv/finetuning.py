@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from dsenv.errors import InputError
 from dsenv.files import atomic_write
 from dsenv.metrics import accuracy, macro_f1
 from dsenv.selection import Selection
+from dsenv.tracking import tracker
 from dsenv.training import Fit, Target, fit, load_target, make_recipe, predict, response_losses
 
 
@@ -49,6 +50,7 @@ class TargetResult:
         class_shares: of the chosen rows.
         recipe: how the target was trained.
         runs: one a seed.
+        rows_digest: of the chosen rows, in their order.
     """
 
     method: str
@@ -56,6 +58,7 @@ class TargetResult:
     class_shares: tuple[float, ...]
     recipe: dict[str, Any]
     runs: tuple[TargetRun, ...]
+    rows_digest: str = ""
 
     def save(self, path: str | Path) -> Path:
         """Write the result as JSON, atomically."""
@@ -85,6 +88,8 @@ def fine_tune(
     *,
     seeds: Sequence[int] = (0, 1, 2),
     out: str | Path | None = None,
+    path: str | Path | None = None,
+    tracking: str | None = None,
     **recipe: Any,
 ) -> TargetResult:
     """Fine-tune a target on the selected rows and score it on the test rows.
@@ -97,30 +102,56 @@ def fine_tune(
         target: ``minilm``, a hub name or a folder; encoder or causal.
         seeds: one training run each.
         out: folder for the model of the last seed, in the ``transformers`` format.
+        path: a file for the result, written after every seed: the seeds in it are not trained again, and a seed that was
+            interrupted goes on after its last whole epoch.
+        tracking: ``tensorboard:FOLDER`` or ``wandb:PROJECT``: losses and test scores.
         recipe: ``method=``, ``epochs=``, ``learning_rate=``, ``batch_size=``, ``max_length=``, ``weight_decay=``,
             ``lora_rank=``, ``order=``, ``device=`` as in ``Recipe``. With ``order="given"`` rows are seen as they stand:
             ``rows[folded(scores)]`` is the order of DELT.
 
     Raises:
-        InputError: for a selection of another dataset, row ids it does not have, or an unreadable checkpoint.
+        InputError: for a selection of another dataset, row ids it does not have, an unreadable checkpoint, or a file of
+            another fine-tuning.
         MissingExtraError: without the extra ``finetune``.
     """
     chosen = make_recipe(target, **recipe)
     if not seeds:
         raise InputError("fine-tuning needs at least one seed")
     rows, method = _rows(selection, dataset)
-    runs = []
+    shares = np.bincount(rows.labels, minlength=len(dataset.class_names)) / len(rows)
+    result = TargetResult(method, len(rows), tuple(shares.tolist()), asdict(chosen), (), rows.digest)
+    known = {} if path is None or not Path(path).is_file() else {run.seed: run for run in _resumed(path, result).runs}
+    model = None
     for seed in seeds:
-        model = load_target(chosen, None if dataset.is_instructions else len(dataset.class_names), seed)
-        fitted = fit(model, rows, seed, f"fine-tune on {len(rows)} rows ({method}, seed {seed})")
-        started = time.perf_counter()
-        found = _test(model, dataset, f"test ({method}, seed {seed})")
-        runs.append(TargetRun(seed=seed, fit=fitted, seconds_test=time.perf_counter() - started, **found))
+        if seed not in known:
+            checkpoint = None if path is None else Path(f"{path}.seed{seed}.checkpoint")
+            with tracker(tracking, f"{method} seed {seed}") as tell:
+                model = load_target(chosen, None if dataset.is_instructions else len(dataset.class_names), seed)
+                what = f"fine-tune on {len(rows)} rows ({method}, seed {seed})"
+                fitted = fit(model, rows, seed, what, checkpoint=checkpoint, tracker=tell)
+                started = time.perf_counter()
+                found = _test(model, dataset, f"test ({method}, seed {seed})")
+                tell(fitted.rows_seen, **{name: value for name, value in found.items() if value is not None})
+            known[seed] = TargetRun(seed=seed, fit=fitted, seconds_test=time.perf_counter() - started, **found)
+            if path is not None:
+                replace(result, runs=tuple(known.values())).save(path)
+            if checkpoint is not None:
+                checkpoint.unlink(missing_ok=True)
     if out is not None:
+        if model is None:
+            raise InputError(f"{str(path)!r} holds every seed already, so there is no model to write: give another path")
         model.model.save_pretrained(out)
         model.tokenizer.save_pretrained(out)
-    shares = np.bincount(rows.labels, minlength=len(dataset.class_names)) / len(rows)
-    return TargetResult(method, len(rows), tuple(shares.tolist()), asdict(chosen), tuple(runs))
+    return replace(result, runs=tuple(known[seed] for seed in seeds))
+
+
+def _resumed(path: str | Path, result: TargetResult) -> TargetResult:
+    """Return what a file holds of the same fine-tuning."""
+    held = TargetResult.load(path)
+    for name in ("rows_digest", "recipe", "method"):
+        if getattr(held, name) != getattr(result, name):
+            raise InputError(f"{str(path)!r} holds the result of another fine-tuning (other {name}): give another path")
+    return held
 
 
 def _test(model: Target, dataset: TextDataset, what: str) -> dict[str, Any]:

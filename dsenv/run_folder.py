@@ -75,9 +75,13 @@ class RunFolder:
         return selection.save(self.path / "selections" / f"{_file_name(selection.method)}-{selection.seed}.json")
 
     def keep_target(self, result: TargetResult) -> Path:
-        """Keep what a target made of chosen rows, by what chose them and the target's name."""
-        name = f"{_file_name(result.method)}-{_file_name(Path(result.recipe['target']).name)}"
-        return result.save(self.path / "targets" / f"{name}.json")
+        """Keep what a target made of chosen rows."""
+        return result.save(self.target_file(result.method, result.recipe["target"]))
+
+    def target_file(self, method: str, target: str, seed: int | None = None) -> Path:
+        """Return where the result of a target is kept: by what chose the rows, the seed of that, and the target's name."""
+        named = [_file_name(method), *([] if seed is None else [str(seed)]), _file_name(Path(target).name)]
+        return self.path / "targets" / f"{'-'.join(named)}.json"
 
     def keep_command(self, words: Sequence[str]) -> None:
         """Keep a command line; one that stands there already moves to the end."""

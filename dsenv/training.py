@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from dsenv.blocks import token_batches
+from dsenv.checkpoints import load_checkpoint, save_checkpoint
 from dsenv.dataset import Ints, Rows
 from dsenv.encoders import minilm_folder
 from dsenv.errors import InputError, check_whole, one_of, require
 from dsenv.metrics import Doubles
 from dsenv.progress import track
 from dsenv.seeding import generator
+from dsenv.tracking import Tracker
 
 log = logging.getLogger(__name__)
 
@@ -166,6 +168,8 @@ def fit(
     seed: int = 0,
     what: str = "fine-tune",
     after_epoch: Callable[[Any, float], None] | None = None,
+    checkpoint: Path | None = None,
+    tracker: Tracker | None = None,
 ) -> Fit:
     """Fit the target on rows with cross-entropy: of their classes, or of the tokens of their responses.
 
@@ -180,9 +184,11 @@ def fit(
         after_epoch: called after every epoch with the optimiser and the epoch's mean learning rate. It may put the model in
             evaluation mode, must leave its weights as they are and must not draw from torch's generator, and its seconds
             count.
+        checkpoint: a file that is written after every epoch but the last; where it is there, training goes on from it.
+        tracker: told the loss by the rows trained on.
 
     Raises:
-        InputError: where an epoch ends with a loss that is not finite.
+        InputError: where an epoch ends with a loss that is not finite, or for a checkpoint of another training.
     """
     torch = require("torch", "finetune")
     recipe, model = target.recipe, target.model
@@ -192,18 +198,24 @@ def fit(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, fused=True)
     warmup = max(1, steps // 10)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
-    )
     rng = generator(seed, "fine-tuning order")
     started = time.perf_counter()
-    tokens = 0
-    losses, rates = [], []
+    tokens, done, spent = 0, 0, 0.0
+    losses: list[float] = []
+    rates: list[float] = []
     with _seeded(torch, seed, target.device):
         model.train()
         order = [batch for _ in range(recipe.epochs) for batch in _batches(encoded, recipe, rng)]
-        shown = track(order, what, total=len(rows) * recipe.epochs, weight=recipe.batch_size)
-        for number, batch in enumerate(shown, 1):
+        run = f"{rows.digest} {seed} {asdict(recipe)}" if checkpoint is not None else ""
+        if checkpoint is not None and (held := load_checkpoint(checkpoint, trained, optimizer, target.device, run)):
+            done, tokens, losses, spent = held["steps"], held["tokens"], held["losses"], held["seconds"]
+            log.info("%s: goes on after %d of %d epochs", what, done // batches, recipe.epochs)
+        shown = track(order[done:], what, total=(steps - done) * recipe.batch_size, weight=recipe.batch_size)
+        for number, batch in enumerate(shown, done + 1):
+            step = number - 1
+            rate = recipe.learning_rate * min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
             inputs = pad_batch(target, encoded, batch)
             if rows.responses is None:
                 labels = torch.as_tensor(rows.labels[batch], device=target.device)
@@ -214,11 +226,12 @@ def fit(
             optimizer.zero_grad()
             loss.backward()
             torch.nn.utils.clip_grad_norm_(trained, 1.0)
-            rates.append(schedule.get_last_lr()[0])
+            rates.append(rate)
             optimizer.step()
-            schedule.step()
             tokens += int(inputs["attention_mask"].sum())
             losses.append(loss.item())
+            if tracker is not None:
+                tracker(number * recipe.batch_size, loss=losses[-1])
             if number % batches:
                 continue
             if not np.isfinite(losses).all():
@@ -226,7 +239,11 @@ def fit(
             if after_epoch is not None:
                 after_epoch(optimizer, float(np.mean(rates[-batches:])))
                 model.train()
-    seconds = time.perf_counter() - started
+            if checkpoint is not None and number < steps:
+                facts = {"run": run, "steps": number, "tokens": tokens, "losses": losses}
+                facts["seconds"] = spent + time.perf_counter() - started
+                save_checkpoint(checkpoint, trained, optimizer, target.device, facts)
+    seconds = spent + time.perf_counter() - started
     return Fit(seconds, steps, len(rows) * recipe.epochs, tokens, float(np.mean(losses[-max(1, steps // 10) :])))
 
 

@@ -1,0 +1,61 @@
+"""A training between two epochs, in one safetensors file: what it needs to go on bit for bit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dsenv.errors import InputError, require
+from dsenv.files import atomic_write
+
+MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
+
+
+def save_checkpoint(path: Path, weights: Sequence[Any], optimizer: Any, device: str, facts: Mapping[str, Any]) -> None:
+    """Write trained weights, AdamW's moments, torch's random state and JSON-able facts, atomically."""
+    torch, library = require("torch", "finetune"), require("safetensors.torch", "finetune")
+    tensors = {"random": torch.get_rng_state()}
+    if device.startswith("cuda"):
+        tensors["random cuda"] = torch.cuda.get_rng_state(device)
+    for number, weight in enumerate(weights):
+        tensors[f"{number} weight"] = weight.detach()
+        tensors |= {f"{number} {name}": torch.as_tensor(optimizer.state[weight][name]) for name in MOMENTS}
+    with atomic_write(path) as temporary:
+        library.save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary, {"facts": json.dumps(facts)})
+
+
+def load_checkpoint(path: Path, weights: Sequence[Any], optimizer: Any, device: str, run: str) -> dict[str, Any] | None:
+    """Bring weights, optimiser and torch's generators to a checkpoint and return its facts; None where there is none.
+
+    Args:
+        path: of the file.
+        weights: in the order they were saved; changed in place.
+        optimizer: an AdamW of these weights; changed in place.
+        device: as torch names it.
+        run: what the facts must say under ``run``.
+
+    Raises:
+        InputError: for a file of another run, or one that cannot be read.
+    """
+    if not path.is_file():
+        return None
+    torch, safetensors = require("torch", "finetune"), require("safetensors", "finetune")
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            facts: dict[str, Any] = json.loads(file.metadata()["facts"])
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise InputError(f"{str(path)!r} is not a readable checkpoint: {error}; remove it") from error
+    if facts.get("run") != run:
+        raise InputError(f"{str(path)!r} is of another training (other rows, recipe or seed): remove it, or give another path")
+    with torch.no_grad():
+        for number, weight in enumerate(weights):
+            weight.copy_(tensors[f"{number} weight"])
+            state = {name: tensors[f"{number} {name}"] for name in MOMENTS}
+            optimizer.state[weight] = {name: tensor.to(weight.device) for name, tensor in state.items()}
+    torch.set_rng_state(tensors["random"])
+    if device.startswith("cuda"):
+        torch.cuda.set_rng_state(tensors["random cuda"], device)
+    return facts
