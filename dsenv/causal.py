@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 
 from dsenv.blocks import token_batches
+from dsenv.encoders import quiet
 from dsenv.errors import InputError, check_whole, require
 from dsenv.metrics import Doubles
 from dsenv.progress import track
-from dsenv.training import quiet, reading, usable_device
+from dsenv.training import reading, usable_device
 
 BATCH_TOKENS = 2048  # logits of 2,048 tokens over 32,000 pieces are 262 MB
 

@@ -22,8 +22,9 @@ def save_checkpoint(path: Path, weights: Sequence[Any], optimizer: Any, device: 
     for number, weight in enumerate(weights):
         tensors[f"{number} weight"] = weight.detach()
         tensors |= {f"{number} {name}": torch.as_tensor(optimizer.state[weight][name]) for name in MOMENTS}
+    tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
     with atomic_write(path) as temporary:
-        library.save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, temporary, {"facts": json.dumps(facts)})
+        library.save_file(tensors, temporary, {"facts": json.dumps(facts)})
 
 
 def load_checkpoint(path: Path, weights: Sequence[Any], optimizer: Any, device: str, run: str) -> dict[str, Any] | None:

@@ -1,4 +1,4 @@
-"""The command line: ``dsenv tasks | build | select | finalists | finetune | report | evaluate | replay | leaderboard | store``."""
+"""The command line: one function a command, in the order that a user meets them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from dsenv.errors import DsenvError, InputError, check_whole, one_of, require
-from dsenv.progress import QUIET
+from dsenv.progress import QUIET, progress
 
 INTERRUPTED = 130  # exit status after Ctrl-C
 ALGORITHMS = {
@@ -61,7 +61,9 @@ def _start(
     if quiet:
         os.environ[QUIET] = "1"
     level = logging.WARNING if quiet else logging.INFO
-    logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True))])
+    logging.basicConfig(
+        level=level, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True), show_path=False)]
+    )
     for noisy in ("sentence_transformers", "faiss", "httpx", "datasets"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
 
@@ -171,7 +173,7 @@ def select(
 ) -> None:
     """Choose rows with a search or a selector; writes their row numbers, or the rows themselves."""
     from dsenv.building import build_task
-    from dsenv.dataset import load_dataset
+    from dsenv.dataset import TextDataset, load_dataset
     from dsenv.env import load_task
     from dsenv.run_folder import RunFolder
     from dsenv.selectors import select as choose
@@ -181,6 +183,7 @@ def select(
     if save.suffix != ".json" and not is_table(save):
         raise InputError(f"--out {str(save)!r}: allowed are a selection *.json, or rows as *.csv, *.tsv, *.jsonl, *.parquet")
     columns: dict[str, Any] = {"text": text, "label": label, "response": response, "split_seed": split_seed}
+    rows: TextDataset | None = None
     if is_table(data) or Path(data).is_dir():
         if dataset is not None:
             raise InputError(f"--dataset {dataset!r} goes with a task; {data!r} has the rows itself")
@@ -188,9 +191,13 @@ def select(
         task = build_task(rows, encoder=encoder, reported=reported, seed=seed, cache_dir=cache_dir)
     else:
         task = load_task(data)
-        rows = None if dataset is None else load_dataset(dataset, data_dir, **columns).derive(task.facts["derivation"])
+        if dataset is not None:
+            rows = load_dataset(dataset, data_dir, **columns).derive(task.facts["derivation"])
     if is_table(save) and dataset is None:
         raise InputError(f"--out {str(save)!r} takes rows, and a task has no texts: give --dataset, or --out selection.json")
+    folder = None if run is None else RunFolder(run)
+    if folder is not None:
+        folder.keep_task(task)
     found = choose(
         task,
         method=method,
@@ -210,9 +217,7 @@ def select(
         _write_rows(found.rows, str(dataset), data_dir, save)
     else:
         found.save(save)
-    if run is not None:
-        folder = RunFolder(run)
-        folder.keep_task(task)
+    if folder is not None:
         folder.keep_selection(found)
         folder.keep_command(_words())
     reached = "" if found.score is None else f", score {found.score:.4f} after {found.evaluations} evaluations"
@@ -290,7 +295,7 @@ def evaluate(
     save: Annotated[Path, typer.Option("--out", help="JSON lines to write")] = Path("results.jsonl"),
 ) -> None:
     """Run an agent or a policy on problems and write replayable results, as the leaderboard has them."""
-    from dsenv.evaluation import Row, find_agent, run_agent, save_results
+    from dsenv.evaluation import Result, Row, find_agent, load_rows, run_agent, save_results
     from dsenv.evaluation import evaluate as play
     from dsenv.leaderboard import environment_of
 
@@ -298,7 +303,9 @@ def evaluate(
     changed: dict[str, Any] = {"unit": unit, "clustering": clustering, "budget": budget}
     changed = {key: value for key, value in changed.items() if value is not None}
     work = [(id, seed, environment_of(id, seed)) for seed in range(seeds) for id in ids]
+    partial = save.with_name(f"{save.name}.partial")  # of a run that was stopped; a finished one begins anew
     found: list[Row] = []
+    kept = load_rows(partial) if partial.is_file() else []
     model: Any = None
     if policy or agent.endswith(".zip"):
         model, seen = _load_policy(agent, algorithm, trust_sb3_zip)
@@ -307,18 +314,26 @@ def evaluate(
         searched, variant = find_agent(agent)
     for id, seed, (registered, problem) in work:
         keywords = {**problem, **changed}
-        with out.status(f"{agent} on {id}, seed {seed}"):
-            if model is not None:
-                spent = max(evaluations or [0])
-                rows = play(model, registered, agent=name or agent, seeds=[seed], evaluations=spent, **keywords)
-            else:
-                rows = run_agent(searched, registered, name=name or agent, seed=seed, evaluations=evaluations or [4096],
-                                 variant=variant, **keywords)  # fmt: skip
+        budgets = evaluations or ([0] if model is not None else [4096])
+        named = (registered, keywords, name or agent, seed)
+        rows = [row for row in kept if (row.id, row.keywords, row.agent, row.seed) == named and row.budget in budgets]
+        if not rows:
+            with progress(f"{agent} on {id}, seed {seed}", None):
+                if model is not None:
+                    spent = max(budgets)
+                    rows = [*play(model, registered, agent=name or agent, seeds=[seed], evaluations=spent, **keywords)]
+                else:
+                    rows = [*run_agent(searched, registered, name=name or agent, seed=seed, evaluations=budgets,
+                                       variant=variant, **keywords)]  # fmt: skip
         found += rows
-        save_results(found, save)
+        save_results(found, partial)
         for row in rows:
+            if not isinstance(row, Result):
+                continue
             test = f"test accuracy {row.scores['test']['accuracy']:.4f}, macro-F1 {row.scores['test']['macro_f1']:.4f}"
             out.print(f"{id} seed {seed}, {row.evaluations} evaluations: score {row.score:.4f}, {test}", highlight=False)
+    save_results(found, save)
+    partial.unlink()
 
 
 @app.command()

@@ -7,7 +7,8 @@ import importlib
 import importlib.util
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -111,9 +112,10 @@ class SentenceEncoder:
         library = require("sentence_transformers", "build")
         folder = str(minilm_folder()) if name == "minilm" else name
         try:
-            self.model: Any = library.SentenceTransformer(
-                folder, device=device, trust_remote_code=False, local_files_only=name == "minilm"
-            )
+            with quiet(require("transformers", "build"), bars=not Path(folder).is_dir()):
+                self.model: Any = library.SentenceTransformer(
+                    folder, device=device, trust_remote_code=False, local_files_only=name == "minilm"
+                )
         except (OSError, ValueError) as error:
             raise InputError(f"encoder {name!r} cannot be read: {error}") from error
         if batching == "tokens" and not callable(getattr(self.model, "tokenizer", None)):
@@ -262,3 +264,19 @@ def _encode_range(texts: list[str], encoder: Encoder, folder: Path) -> Vectors:
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.save(file, vectors, allow_pickle=False)
     return vectors
+
+
+@contextmanager
+def quiet(transformers: Any, *, bars: bool) -> Iterator[None]:
+    """Keep transformers from reporting the new head at every load; what it is told by others is restored."""
+    library = transformers.utils.logging
+    level, shown = library.get_verbosity(), library.is_progress_bar_enabled()
+    library.set_verbosity_error()
+    if shown and not bars:
+        library.disable_progress_bar()
+    try:
+        yield
+    finally:
+        library.set_verbosity(level)
+        if shown and not bars:
+            library.enable_progress_bar()

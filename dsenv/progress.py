@@ -68,6 +68,7 @@ def _bar_or_lines(what: str, total: float | None) -> Iterator[Advance]:
         now = time.monotonic()
         if now - told > LOG_EVERY_SECONDS:
             told = now
+            done = done if total is None else min(done, total)
             rate = done / (now - started)
             left = "" if total is None else f" of {total:.0f}, about {max(total - done, 0) / rate:.0f} s left"
             log.info("%s: %.0f%s (%.1f a second)", what, done, left, rate)

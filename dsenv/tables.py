@@ -108,6 +108,10 @@ def _delimited(data: bytes, path: Path) -> list[dict[str, Any]]:
         delimiter = next((other for other in OTHER_DELIMITERS if other in header), delimiter)
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     records: list[dict[str, Any]] = []
+    if broken := NOT_UTF8.search(header):
+        raise InputError(f"the header of {str(path)!r} is not UTF-8 at character {broken.start()}; save the file as UTF-8")
+    if not text.strip():
+        raise InputError(f"{str(path)!r} is empty")
     try:
         for record in reader:
             records.append(record)

@@ -48,7 +48,8 @@ def tracker(where: str | None, name: str) -> Iterator[Tracker]:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
-        raise MissingExtraError(f"TensorBoard cannot be written: {error}; pip install 'dsenv-gym[tracking,finetune]'") from error
+        extra = "pip install 'dsenv-gym[tracking,finetune]'"
+        raise MissingExtraError(f"TensorBoard's files cannot be written: {error}; {extra}") from error
     writer: Any = SummaryWriter(str(Path(place) / name))
 
     def write(step: int, **values: float) -> None:

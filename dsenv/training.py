@@ -16,7 +16,7 @@ import numpy.typing as npt
 from dsenv.blocks import token_batches
 from dsenv.checkpoints import load_checkpoint, save_checkpoint
 from dsenv.dataset import Ints, Rows
-from dsenv.encoders import minilm_folder
+from dsenv.encoders import minilm_folder, quiet
 from dsenv.errors import InputError, check_whole, one_of, require
 from dsenv.metrics import Doubles
 from dsenv.progress import track
@@ -434,22 +434,6 @@ def _check_memory(model: Any, recipe: Recipe, device: str) -> None:
             f"{needed / 2**30:.1f} GiB and {device!r} has {free / 2**30:.1f} GiB free; try {advice}a smaller target or "
             "another device"
         )
-
-
-@contextmanager
-def quiet(transformers: Any, *, bars: bool) -> Iterator[None]:
-    """Keep transformers from reporting the new head at every load; what it is told by others is restored."""
-    library = transformers.utils.logging
-    level, shown = library.get_verbosity(), library.is_progress_bar_enabled()
-    library.set_verbosity_error()
-    if shown and not bars:
-        library.disable_progress_bar()
-    try:
-        yield
-    finally:
-        library.set_verbosity(level)
-        if shown and not bars:
-            library.enable_progress_bar()
 
 
 @contextmanager

@@ -9,9 +9,11 @@ import pytest
 import sb3_contrib
 
 from dsenv.evaluation import load_results, replay
+from dsenv.run_folder import RunFolder
 from dsenv.selection import Selection
+from dsenv.tables import read_table, write_table
 from dsenv.task import SelectionTask
-from tests.conftest import tiny_splits
+from tests.conftest import tiny_columns, tiny_splits
 from tests.test_dataset import write_folder
 from tests.test_finetuning import save_encoder
 
@@ -139,3 +141,88 @@ def test_errors_are_one_line_and_leave_nothing(arguments, says, tmp_path):
     shown = dsenv(*arguments, cwd=tmp_path, ok=False)
     assert says in shown.replace("\n", " ") and "Traceback" not in shown
     assert list(tmp_path.iterdir()) == []
+
+
+def write_reviews(folder):
+    columns = tiny_columns(240, 3)
+    write_table({"id": list(range(240)), "review": columns["text"], "stars": columns["label"]}, folder / "my.csv")
+    return columns
+
+
+def test_from_a_table_to_a_report(tmp_path):
+    columns = write_reviews(tmp_path)
+    (tmp_path / "bert").mkdir()
+    save_encoder(tmp_path / "bert")
+    mine = ("my.csv", "--text", "review", "--label", "stars")
+    build = ("--encoder", "tfidf", "--cache-dir", "cache", "--budget", 0.1, "--run", "run")
+    told = dsenv(
+        "select", *mine, *build, "--evaluations", 100, "--track", "tensorboard:tb", "--out", "chosen.csv", cwd=tmp_path
+    )
+    assert "19 of 193 rows, score" in told and any((tmp_path / "tb").rglob("events.*"))
+    chosen = read_table(tmp_path / "chosen.csv")
+    assert chosen["review"] == [columns["text"][row] for row in chosen["row"]] and chosen["id"] == chosen["row"]
+    dsenv("select", *mine, *build, "--method", "random", "--out", "random.json", cwd=tmp_path)
+    run = RunFolder(tmp_path / "run")
+    assert list(run.selections) == ["swap-0", "random-0"]
+    assert list(run.selections["swap-0"].rows) == chosen["row"] and run.selections["swap-0"].history
+    tune = (*mine, "--target", "bert", "--epochs", 1, "--max-length", 32, "--run", "run")
+    assert "19 rows, test accuracy" in dsenv("finetune", "random.json", *tune, cwd=tmp_path)
+    assert "193 rows, test accuracy" in dsenv("finetune", "all", *tune, cwd=tmp_path)
+    assert list(run.targets) == ["random-0-bert", "all-rows-bert"]
+    page = dsenv("report", "run", "--dataset", *mine, cwd=tmp_path)
+    assert "run/report.html" in page and (tmp_path / "run" / "report.html").stat().st_size > 10_000
+    assert [line.split()[1] for line in run.commands] == ["select", "select", "finetune", "finetune"]
+    other = dsenv("select", "synthetic", "--run", "run", cwd=tmp_path, ok=False)
+    assert "holds another task" in other and len(RunFolder(tmp_path / "run").selections) == 2
+
+
+def test_instruction_data_from_a_table(tmp_path, llama):
+    rows = [(f"what is {i} and {i % 7}", f"it is {i % 7}" if i % 3 else "who knows") for i in range(200)]
+    write_table({"ask": [a for a, _ in rows], "answer": [b for _, b in rows]}, tmp_path / "my.jsonl")
+    mine = ("my.jsonl", "--text", "ask", "--response", "answer")
+    build = ("--encoder", "tfidf", "--cache-dir", "cache", "--evaluations", 60)
+    dsenv("select", *mine, *build, cwd=tmp_path)
+    told = dsenv("finetune", "selection.json", *mine, "--target", llama, "--epochs", 1, cwd=tmp_path)
+    assert "8 rows, test loss" in told and "nats a token" in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("select", "my.csv", "--label", "stars"), "no column 'text'; found: id, review, stars"),
+        (("select", "my.csv", "--text", "review", "--label", "note"), "no column 'note'"),
+        (("select", "my.csv", "--text", "review", "--label", "stars", "--out", "x.txt"), "allowed are a selection *.json"),
+        (("select", "none.csv"), "cannot be read"),
+        (("select", "synthetic", "--out", "x.csv"), "a task has no texts"),
+        (("select", "my.csv", "--dataset", "my.csv"), "has the rows itself"),
+        (
+            ("finetune", "all", "my.csv", "--text", "id", "--label", "stars"),
+            "row 0 of column 'id' of split 'train' of 'my' is 0, not a text",
+        ),
+        (("finetune", "all", "my.csv", "--text", "review", "--label", "stars", "--track", "x"), "tensorboard:FOLDER"),
+        (("report", "nowhere"), "is no run"),
+    ],
+)
+def test_bad_tables_and_options_are_one_line(tmp_path, arguments, says):
+    write_reviews(tmp_path)
+    told = dsenv(*arguments, cwd=tmp_path, ok=False)
+    assert says in told and told.startswith("error: ") and len(told.splitlines()) == 1
+
+
+def test_interrupted_and_quiet(tmp_path):
+    """Ctrl-C ends with a sentence and the status 130; the same command goes on; --quiet says nothing on the way."""
+    (tmp_path / "slow.py").write_text(
+        "import os, signal, pathlib\n"
+        "def solve(evaluator, rng):\n"
+        "    evaluator.score(evaluator.plan.complete(0 * evaluator.plan.capacity)[None])\n"
+        "    seen = pathlib.Path('seen'); seen.write_text(seen.read_text() + 'x' if seen.exists() else 'x')\n"
+        "    if len(seen.read_text()) == 2: os.kill(os.getpid(), signal.SIGINT)\n",
+        encoding="utf-8",
+    )
+    run = ("--quiet", "evaluate", "slow:solve", "--id", "DataSelect-Synthetic-v0", "--evaluations", 8, "--seeds", 3)
+    told = dsenv(*run, cwd=tmp_path, ok=False)
+    assert told.startswith("stopped; ") and "Traceback" not in told
+    assert len(load_results(tmp_path / "results.jsonl.partial")) == 1 and not (tmp_path / "results.jsonl").exists()
+    dsenv(*run, cwd=tmp_path)
+    assert [row.seed for row in load_results(tmp_path / "results.jsonl")] == [0, 1, 2]
+    assert (tmp_path / "seen").read_text() == "xxxx" and not (tmp_path / "results.jsonl.partial").exists()
