@@ -8,6 +8,7 @@ from contextlib import suppress
 import numpy as np
 
 from dsenv.errors import check_whole, one_of
+from dsenv.progress import progress
 from dsenv.proxies import Proxy
 from dsenv.search.annealing import annealing
 from dsenv.search.bandit import bandit
@@ -74,4 +75,5 @@ def search(proxy: Proxy, method: str, *, evaluations: int = 4096, seed: int = 0)
         InputError: for an unknown method, or fewer than one evaluation.
     """
     one_of("method", method, SEARCHES)
-    return run(SEARCHES[method], Evaluator(proxy, evaluations), seed)[-1]
+    with progress(f"{method}, evaluations", evaluations) as scored:
+        return run(SEARCHES[method], Evaluator(proxy, evaluations, scored=scored), seed)[-1]

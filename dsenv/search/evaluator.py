@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -68,6 +68,7 @@ class Evaluator:
             limit finds, unless the agent plans by ``limit`` or ``left``.
         id: of the environment whose problem this is, for ``make_env``.
         keywords: of that environment.
+        scored: called with every number of selections that were scored.
 
     Attributes:
         unfinished: (K,) where a search stands, set by it while its selection is not complete.
@@ -82,6 +83,7 @@ class Evaluator:
         stages: Sequence[int] = (),
         id: str | None = None,
         keywords: dict[str, Any] | None = None,
+        scored: Callable[[int], object] | None = None,
     ) -> None:
         for mark in (*stages, limit):
             check_whole("evaluations", mark, 1)
@@ -89,6 +91,7 @@ class Evaluator:
         self.id, self.keywords = id, dict(keywords or {})
         self.unfinished: Ints | None = None
         self.used = 0
+        self._scored = scored
         self._marks = sorted({int(mark) for mark in (*stages, limit) if mark <= limit})
         self._stages: list[Stage] = []
         self._best: list[tuple[float, Ints]] = []
@@ -166,6 +169,8 @@ class Evaluator:
                     self.used += 1
                     if complete[place]:
                         self._remember(value, batch[place])
+                if self._scored is not None:
+                    self._scored(len(part))
             if fresh and not self._marks:
                 raise BudgetSpent(f"{self.limit} evaluations are spent")
             if fresh:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from dsenv.dataset import Ints, Rows, TextDataset
 from dsenv.errors import InputError
-from dsenv.task import REPORTED, SelectionTask
+from dsenv.task import REPORTED, RESPONSE_SKILL, SelectionTask
 
 Vectors = npt.NDArray[np.floating]
 
@@ -25,7 +25,7 @@ class Pool:
         classes: C.
         reward_vectors: (m, d) of the reward rows, which are like the rows that the target will meet.
         reward_labels: (m,) their class ids.
-        metric: what Φ measures, for selectors that ask the ridge model.
+        metric: what Φ measures of the classes, for selectors that ask the ridge model.
         regularisation: λ of the ridge model.
         rows: the training rows with their texts, where a dataset was given.
         reward_rows: the reward rows with their texts, where a dataset was given.
@@ -64,7 +64,7 @@ class Pool:
             classes=task.classes,
             reward_vectors=task.reward.features[:, :-1],
             reward_labels=task.reward.labels,
-            metric=REPORTED[task.reported] if metric is None else metric,
+            metric=REPORTED[task.reported] if metric in (None, RESPONSE_SKILL) else str(metric),
             regularisation=task.regularisation,
             rows=None if dataset is None else dataset.train.take(task.train_rows),
             reward_rows=None if dataset is None else dataset.validation.take(task.dataset_rows("reward")),
