@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
+EVERYTHING := .venv/.everything
 
-.PHONY: demo test check lint types wheel
+.PHONY: demo test check lint types wheel docs
 
 demo: $(INSTALLED)
 	$(BIN)/python -m benchmarks.demo
@@ -11,8 +12,8 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-check: lint types wheel
-	$(BIN)/python -m pytest -q -m "slow or ray"
+check: lint types wheel docs
+	$(BIN)/python -m pytest -q -m "slow or ray or browser or libraries"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -25,6 +26,13 @@ wheel: $(INSTALLED)
 	rm -rf build dist
 	$(BIN)/python -m build --wheel --outdir dist .
 	$(BIN)/python -m benchmarks.wheel dist
+
+docs: $(EVERYTHING)
+	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
+
+$(EVERYTHING): $(INSTALLED)
+	$(BIN)/python -m pip install -c constraints.txt -e '.[all,dev,libraries,docs,browser,tracking]'
+	touch $(EVERYTHING)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("dsenv needs Python >= 3.11, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'

@@ -17,6 +17,7 @@ LEADERBOARD_IDS = ("DataSelect-GooglePlayNoisy-v0", "DataSelect-GooglePlay-v0 pa
 ROOT = Path(__file__).parent.parent
 PAGES = (
     ROOT / "README.md",
+    ROOT / "docs" / "environments.md",
     *(ROOT / "docs" / name for name in ("agents.md", "proxies.md", "target.md", "target_head.md", "rlvr.md")),
 )
 
