@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from agents.networks import ClusterScorer
 from agents.training import learn, main
+from dsenv.errors import ending_cleanly
 from dsenv.search import Evaluator
 
 EXHAUSTED = -1e6
@@ -135,4 +136,5 @@ def solve(evaluator: Evaluator, rng: np.random.Generator) -> None:
 
 
 if __name__ == "__main__":
-    main("dqn", make_model, __doc__)
+    with ending_cleanly():
+        main("dqn", make_model, __doc__)

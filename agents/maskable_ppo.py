@@ -9,6 +9,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from agents.networks import MaskableClusterPolicy
 from agents.ppo import settings
 from agents.training import learn, main
+from dsenv.errors import ending_cleanly
 from dsenv.search import Evaluator
 
 
@@ -23,4 +24,5 @@ def solve(evaluator: Evaluator, rng: np.random.Generator) -> None:
 
 
 if __name__ == "__main__":
-    main("maskable_ppo", make_model, __doc__)
+    with ending_cleanly():
+        main("maskable_ppo", make_model, __doc__)

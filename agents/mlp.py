@@ -15,6 +15,7 @@ from torch import nn
 from agents.networks import TokenActorCritic, TokenPolicy
 from agents.ppo import settings
 from agents.training import learn, main
+from dsenv.errors import ending_cleanly
 from dsenv.search import Evaluator
 
 HIDDEN = 64
@@ -65,4 +66,5 @@ def solve(evaluator: Evaluator, rng: np.random.Generator) -> None:
 
 
 if __name__ == "__main__":
-    main("mlp", make_model, __doc__, observation="dict")
+    with ending_cleanly():
+        main("mlp", make_model, __doc__, observation="dict")

@@ -10,6 +10,7 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.networks import ClusterPolicy
 from agents.training import learn, main
+from dsenv.errors import ending_cleanly
 from dsenv.search import Evaluator
 
 
@@ -37,4 +38,5 @@ def solve(evaluator: Evaluator, rng: np.random.Generator) -> None:
 
 
 if __name__ == "__main__":
-    main("ppo", make_model, __doc__)
+    with ending_cleanly():
+        main("ppo", make_model, __doc__)

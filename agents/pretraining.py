@@ -25,6 +25,7 @@ from safetensors.numpy import save
 
 from dsenv.building import build_task_from_vectors
 from dsenv.env import load_task
+from dsenv.errors import ending_cleanly
 from dsenv.files import atomic_write
 from dsenv.metrics import Doubles
 from dsenv.picks import plan_picks
@@ -194,4 +195,5 @@ def _problem(task: SelectionTask, rng: np.random.Generator) -> Problem:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_cleanly():
+        main()

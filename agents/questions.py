@@ -21,6 +21,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv, VecNormalize
 from torch import nn
 
 from agents.networks import ClusterPolicy
+from dsenv.errors import ending_cleanly
 from dsenv.files import atomic_write
 from dsenv.rlvr.arithmetic import arithmetic_questions
 from dsenv.rlvr.controllers.agent import HORIZON, QUESTIONS, WEIGHTS
@@ -121,4 +122,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_cleanly():
+        main()

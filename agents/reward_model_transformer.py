@@ -10,6 +10,7 @@ from sb3_contrib import MaskablePPO
 
 from agents import reward_models
 from agents.training import main_metered
+from dsenv.errors import ending_cleanly
 from dsenv.search import Evaluator
 
 
@@ -24,4 +25,5 @@ def solve(evaluator: Evaluator, rng: np.random.Generator) -> None:
 
 
 if __name__ == "__main__":
-    main_metered("reward_model_transformer", fit, __doc__)
+    with ending_cleanly():
+        main_metered("reward_model_transformer", fit, __doc__)

@@ -21,9 +21,9 @@ from dsenv.env import DataSelectEnv
 from dsenv.errors import InputError
 from dsenv.evaluation import Result, save_results
 from dsenv.proxies import Proxy
+from dsenv.sb3 import SB3VecEnv
 from dsenv.search import Evaluator
 from dsenv.seeding import generator
-from dsenv.wrappers import SB3VecEnv
 
 ENVIRONMENTS = 16
 MODELS = 4  # trained one after another at most

@@ -23,6 +23,7 @@ from torch.nn import functional
 from agents.networks import TokenActorCritic, TokenPolicy
 from agents.ppo import settings
 from agents.training import learn, main
+from dsenv.errors import ending_cleanly
 from dsenv.search import Evaluator
 
 WIDTH, HEADS = 32, 2
@@ -84,4 +85,5 @@ def solve(evaluator: Evaluator, rng: np.random.Generator) -> None:
 
 
 if __name__ == "__main__":
-    main("transformer", make_model, __doc__, observation="dict")
+    with ending_cleanly():
+        main("transformer", make_model, __doc__, observation="dict")

@@ -18,6 +18,7 @@ from agents import dqn
 from agents.reward_models import Known
 from agents.training import ENVIRONMENTS, draw_seed, learn, main_metered, metered
 from dsenv.dataset import Ints
+from dsenv.errors import ending_cleanly
 from dsenv.search import BudgetSpent, Evaluator
 
 FIRST = 256  # evaluations of the first phase, or a quarter of what may be spent; half of them are random
@@ -96,4 +97,5 @@ def solve(evaluator: Evaluator, rng: np.random.Generator) -> None:
 
 
 if __name__ == "__main__":
-    main_metered("warm_start_buffer", fit, __doc__)
+    with ending_cleanly():
+        main_metered("warm_start_buffer", fit, __doc__)

@@ -15,6 +15,7 @@ from sb3_contrib import MaskablePPO
 from agents import maskable_ppo
 from agents.reward_models import Scorer, first_scores
 from agents.training import ENVIRONMENTS, draw_seed, learn, main_metered, metered
+from dsenv.errors import ending_cleanly
 from dsenv.search import BudgetSpent, Evaluator
 
 PRETRAINED = 256  # synthetic episodes, or as many as evaluations may be spent
@@ -45,4 +46,5 @@ def solve(evaluator: Evaluator, rng: np.random.Generator) -> None:
 
 
 if __name__ == "__main__":
-    main_metered("warm_start_model", fit, __doc__)
+    with ending_cleanly():
+        main_metered("warm_start_model", fit, __doc__)

@@ -13,6 +13,7 @@ from dsenv.clustering import cluster_kmeans
 from dsenv.dataset import TextDataset, load_dataset
 from dsenv.encoders import Encoder, SentenceEncoder
 from dsenv.env import DataSelectEnv
+from dsenv.errors import ending_cleanly
 from dsenv.evaluation import reference_scores
 from dsenv.metrics import METRICS
 from dsenv.picks import plan_picks
@@ -102,4 +103,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_cleanly():
+        main()

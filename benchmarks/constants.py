@@ -23,6 +23,7 @@ from benchmarks.records import provenance
 from dsenv.baselines import model_of_rows, random_rows
 from dsenv.dataset import Ints
 from dsenv.env import DataSelectEnv
+from dsenv.errors import ending_cleanly
 from dsenv.files import atomic_write
 from dsenv.leaderboard import CONSTANTS, PROBLEMS, environment_of, instances_of
 from dsenv.proxies.ridge import score_weights
@@ -101,4 +102,5 @@ def _scores(env: DataSelectEnv, rows: Ints) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_cleanly():
+        main()

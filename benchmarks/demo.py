@@ -23,6 +23,7 @@ from dsenv.baselines import class_mix_rows, model_of_rows, random_rows
 from dsenv.building import build_task
 from dsenv.dataset import Ints
 from dsenv.env import DataSelectEnv
+from dsenv.errors import ending_cleanly
 from dsenv.evaluation import evaluate, score_model
 from dsenv.finetuning import TargetResult, fine_tune
 from dsenv.proxies.ridge import score_weights
@@ -117,4 +118,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_cleanly():
+        main()

@@ -27,7 +27,7 @@ from dsenv.baselines import class_mix_rows, model_of_rows, random_rows
 from dsenv.building import build_task
 from dsenv.dataset import Ints, TextDataset, load_dataset
 from dsenv.env import DataSelectEnv
-from dsenv.errors import InputError
+from dsenv.errors import InputError, ending_cleanly
 from dsenv.evaluation import rollout, score_model
 from dsenv.files import cache_folder
 from dsenv.finetuning import fine_tune
@@ -175,4 +175,5 @@ def table(block: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_cleanly():
+        main()

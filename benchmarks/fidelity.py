@@ -27,6 +27,7 @@ from benchmarks.records import RESULTS, provenance, read_record, store_block
 from benchmarks.target_scores import TASKS, load_pool, read_scores
 from benchmarks.target_scores import run as run_target
 from dsenv.dataset import Ints, TextDataset
+from dsenv.errors import ending_cleanly
 from dsenv.files import atomic_write, cache_folder
 from dsenv.metrics import Doubles
 from dsenv.picks import PickPlan, plan_picks
@@ -288,4 +289,5 @@ def draw(record: dict[str, Any], targets: dict[str, Any], path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_cleanly():
+        main()

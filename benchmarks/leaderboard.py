@@ -27,7 +27,7 @@ import numpy as np
 
 import agents
 from benchmarks.records import RESULTS, provenance, read_record
-from dsenv.errors import InputError, check_whole, one_of
+from dsenv.errors import InputError, check_whole, ending_cleanly, one_of
 from dsenv.evaluation import Failure, Result, Row, find_agent, load_rows, run_agent, save_results
 from dsenv.files import atomic_write
 from dsenv.leaderboard import (
@@ -307,8 +307,5 @@ def _duration(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    try:
+    with ending_cleanly():
         main()
-    except KeyboardInterrupt:
-        print("stopped; what was finished is stored, the same command goes on")
-        raise SystemExit(130) from None

@@ -23,6 +23,7 @@ import torch
 from agents.training import train
 from benchmarks.records import RESULTS, mean_cell, provenance, read_record, store_block
 from dsenv.env import DataSelectEnv
+from dsenv.errors import ending_cleanly
 from dsenv.evaluation import Result, evaluate
 from dsenv.search import random_counts, search
 from dsenv.seeding import generator
@@ -127,4 +128,5 @@ def _key(id: str, evaluations: int) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_cleanly():
+        main()

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.image import imsave
 
 from dsenv.env import DataSelectEnv
+from dsenv.errors import ending_cleanly
 from dsenv.search import search
 
 ID = "DataSelect-GooglePlay-v0"
@@ -32,4 +33,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_cleanly():
+        main()

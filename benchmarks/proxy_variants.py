@@ -30,7 +30,7 @@ from benchmarks.records import RESULTS, provenance, read_record, store_block
 from benchmarks.target_scores import TASKS, load_pool, read_scores
 from dsenv.dataset import Ints, Rows, TextDataset
 from dsenv.encoders import Encoder, SentenceEncoder, TfidfEncoder, encode, minilm_folder
-from dsenv.errors import InputError
+from dsenv.errors import InputError, ending_cleanly
 from dsenv.metrics import Doubles, score
 from dsenv.picks import PickPlan, plan_picks
 from dsenv.proxies.lower_confidence import LowerConfidenceProxy
@@ -433,4 +433,5 @@ def _case(
 
 
 if __name__ == "__main__":
-    main()
+    with ending_cleanly():
+        main()

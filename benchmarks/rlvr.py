@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.records import RESULTS, provenance
-from dsenv.errors import InputError, check_whole, one_of
+from dsenv.errors import InputError, check_whole, ending_cleanly, one_of
 from dsenv.files import atomic_write
 from dsenv.stats import mean_interval, percentile_interval
 
@@ -468,4 +468,5 @@ def plan_of(options: argparse.Namespace) -> Plan:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_cleanly():
+        main()

@@ -45,7 +45,7 @@ from dsenv.building import build_task_from_vectors
 from dsenv.clustering import cluster_kmeans
 from dsenv.dataset import Ints, load_dataset
 from dsenv.encoders import BATCH_ROWS, PACKAGED, SentenceEncoder, Vectors, minilm_folder
-from dsenv.errors import InputError
+from dsenv.errors import InputError, ending_cleanly
 from dsenv.picks import plan_picks
 from dsenv.proxies import Memory
 from dsenv.proxies.ridge import RidgeProxy
@@ -475,4 +475,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_cleanly():
+        main()

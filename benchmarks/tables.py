@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks import end_to_end, fidelity, leaderboard, learning, proxy_variants, rlvr, scaling, target_report, throughput
 from benchmarks.records import RESULTS, read_record
 from dsenv.env import DataSelectEnv
+from dsenv.errors import ending_cleanly
 from dsenv.evaluation import reference_scores
 from dsenv.registration import IDS
 from dsenv.task import SelectionTask
@@ -90,4 +91,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_cleanly():
+        main()

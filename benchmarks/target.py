@@ -36,7 +36,7 @@ from benchmarks.target_runs import (
     pack,
     run_job,
 )
-from dsenv.errors import InputError, one_of
+from dsenv.errors import InputError, ending_cleanly, one_of
 from dsenv.files import atomic_write
 from dsenv.finalists import SAMPLE, contenders
 from dsenv.search import SEARCHES
@@ -209,4 +209,5 @@ def store_runs(path: Path, lines: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_cleanly():
+        main()

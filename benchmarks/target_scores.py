@@ -24,7 +24,7 @@ import numpy as np
 from benchmarks.records import RESULTS, provenance, read_record, store_block
 from dsenv.building import build_task
 from dsenv.dataset import Ints, TextDataset, largest_remainder, load_dataset, stratified_sample
-from dsenv.errors import InputError, one_of
+from dsenv.errors import InputError, ending_cleanly, one_of
 from dsenv.metrics import score
 from dsenv.picks import PickPlan, plan_picks
 from dsenv.proxies import make_proxy
@@ -237,4 +237,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_cleanly():
+        main()

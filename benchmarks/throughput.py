@@ -26,6 +26,7 @@ from benchmarks.records import RESULTS, provenance
 from benchmarks.target_scores import load_pool
 from dsenv.dataset import Ints, load_dataset
 from dsenv.env import DataSelectEnv
+from dsenv.errors import ending_cleanly
 from dsenv.files import atomic_write
 from dsenv.metrics import METRICS
 from dsenv.picks import PickPlan, plan_picks
@@ -234,4 +235,5 @@ def table(record: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_cleanly():
+        main()

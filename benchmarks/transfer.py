@@ -21,6 +21,7 @@ from benchmarks.leaderboard import store_record
 from benchmarks.records import RESULTS, provenance, read_record
 from dsenv.baselines import class_mix_rows, reward_of_rows
 from dsenv.env import DataSelectEnv
+from dsenv.errors import ending_cleanly
 from dsenv.leaderboard import SMALL, load_constants, paired_difference
 from dsenv.progress import track
 from dsenv.registration import IDS
@@ -108,4 +109,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_cleanly():
+        main()

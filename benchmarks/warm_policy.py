@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from dsenv.errors import ending_cleanly
 from dsenv.progress import track
 from dsenv.rlvr.arithmetic import ALPHABET, KINDS, LEVELS, LONGEST, arithmetic_questions
 from dsenv.rlvr.policy import EMBEDDED, Policy
@@ -162,4 +163,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_cleanly():
+        main()

@@ -6,9 +6,14 @@ import sys
 import zipfile
 from pathlib import Path
 
+from dsenv.errors import ending_cleanly
+
 LARGEST_TASKS = 20e6
 NEEDED = (
     "dsenv/py.typed",
+    "dsenv/report/page.html",
+    "dsenv/report/page.css",
+    "dsenv/report/page.js",
     "dsenv/tasks/constants.json",
     "dsenv/tasks/leaderboard.json",
     "dsenv/policies/pretrained.safetensors",
@@ -44,4 +49,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    with ending_cleanly():
+        main()

@@ -17,10 +17,9 @@ from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Column, Table
 
-from dsenv.errors import DsenvError, InputError, check_whole, one_of, require
+from dsenv.errors import InputError, check_whole, ending_cleanly, one_of, require
 from dsenv.progress import QUIET, progress
 
-INTERRUPTED = 130  # exit status after Ctrl-C
 ALGORITHMS = {
     "dqn": ("stable_baselines3", "DQN"),
     "ppo": ("stable_baselines3", "PPO"),
@@ -600,16 +599,8 @@ def _number(value: float | None, digits: int) -> str:
 
 def main() -> None:
     """Run the command line; a documented error is one line, not a traceback."""
-    try:
+    with ending_cleanly():
         app()
-    except SystemExit as ended:
-        if ended.code == INTERRUPTED:
-            note = "stopped; what was finished is kept, and the same command goes on from there where it takes long"
-            Console(stderr=True).print(note, highlight=False)
-        raise
-    except DsenvError as error:
-        Console(stderr=True).print(f"error: {error}", style="red", highlight=False, markup=False, soft_wrap=True)
-        raise SystemExit(2) from error
 
 
 if __name__ == "__main__":

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 import numpy as np
+
+INTERRUPTED = 130  # exit status after Ctrl-C
 
 
 class DsenvError(Exception):
@@ -66,3 +70,18 @@ def require(module: str, extra: str) -> ModuleType:
         raise MissingExtraError(
             f"{module!r} is needed here and cannot be imported ({error}); install it with: pip install 'dsenv-gym[{extra}]'"
         ) from error
+
+
+@contextmanager
+def ending_cleanly() -> Iterator[None]:
+    """Let a program end at Ctrl-C, or at a documented error, with one line instead of a traceback."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
+            raise
+        sys.stderr.write("stopped; what was finished is kept, and the same command goes on from there where it takes long\n")
+        raise SystemExit(INTERRUPTED) from None
+    except DsenvError as error:
+        sys.stderr.write(f"error: {error}\n")
+        raise SystemExit(2) from error
