@@ -91,7 +91,8 @@ class DataSelectEnv(gym.Env[Any, Any]):
         unit: ``rows`` or ``cluster``.
         clustering: ``stratified`` or ``kmeans``.
         budget: share of the rows (clusters with ``unit="cluster"``), above 0 up to 1.
-        picks: the horizon; default 64, or as many as the budget has rows.
+        picks: the horizon; default 64, or as many as the budget has rows, or fewer (from 32) where 64 would leave more than a
+            fifth of the budget.
         proxy: ``ridge``, ``table`` (the Small ids), ``probe``, ``finetune``, or a ``Proxy`` of the same task, picks and
             metric (a trained ``SurrogateProxy``, say).
         reward_rows: share of the reward rows, drawn anew for every episode, that rewards and the observed score are

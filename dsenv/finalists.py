@@ -23,6 +23,7 @@ from dsenv.errors import InputError, check_whole
 from dsenv.files import atomic_write
 from dsenv.metrics import Doubles, score
 from dsenv.picks import plan_picks
+from dsenv.progress import progress
 from dsenv.search import search
 from dsenv.seeding import generator
 from dsenv.selection import Selection
@@ -288,12 +289,15 @@ def select_finalist(
         facts = {"task": task.digest, "instance": task.instance, "recipe": asdict(chosen), "sample": sample, "seed": seed}
         record = _Record(path, {**facts, "finalists": [finalist.digest for finalist in proposed]})
         scores: list[list[float]] = [[] for _ in proposed]
-        for training in seeds:
-            for number in contenders(scores):
-                key = f"{number} seed={training}"
-                if key not in record.scores:
-                    record.add(key, target_score(proposed[number], task, dataset, chosen, training, sample))
-                scores[number].append(record.scores[key])
+        runs = sum(-(-len(proposed) // 2**round) for round in range(len(seeds)))
+        with progress("finalists, fine-tunes", runs) as advance:
+            for training in seeds:
+                for number in contenders(scores):
+                    key = f"{number} seed={training}"
+                    if key not in record.scores:
+                        record.add(key, target_score(proposed[number], task, dataset, chosen, training, sample))
+                    scores[number].append(record.scores[key])
+                    advance(1)
         best = proposed[contenders(scores)[0]]
     seconds = time.perf_counter() - started
     return Selection.from_rows(task, best.rows, f"finalist: {best.how}", seed=seed, seconds=seconds)

@@ -14,6 +14,7 @@ from dsenv.errors import InputError, one_of
 
 UNITS = ("rows", "cluster")
 DEFAULT_PICKS = 64
+LEFT_OVER = 0.2  # of the budget, at most, where the default horizon is 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,8 +139,8 @@ def plan_picks(clustering: Clustering, *, unit: str = "rows", budget: float = 0.
         clustering: of the n training rows.
         unit: ``rows``: a pick adds r = floor(budget * n / picks) rows; ``cluster``: it adds the whole cluster.
         budget: share of the rows (``rows``) or of the clusters (``cluster``), above 0 and at most 1.
-        picks: the horizon; default 64 or as many as the budget has rows, and for ``cluster``
-            max(1, floor(budget * K + 1e-9)).
+        picks: the horizon; default 64, or as many as the budget has rows, or from 32 as many as spend it best where 64
+            would leave more than a fifth of it; for ``cluster`` max(1, floor(budget * K + 1e-9)).
 
     Raises:
         InputError: for a budget outside (0, 1] or below one row, an unknown unit, or picks that do not fit.
@@ -155,6 +156,8 @@ def plan_picks(clustering: Clustering, *, unit: str = "rows", budget: float = 0.
         if most < 1:
             raise InputError(f"budget {budget!r} of {len(clustering.cluster)} rows is less than one row")
         default = min(DEFAULT_PICKS, most)
+        if most % default > LEFT_OVER * most:
+            default = max(range(DEFAULT_PICKS // 2, DEFAULT_PICKS + 1), key=lambda fewer: (most - most % fewer, fewer))
     count = default if picks is None else picks
     if isinstance(count, bool) or not isinstance(count, (int, np.integer)) or not 1 <= count <= most:
         raise InputError(f"picks {picks!r} do not fit the budget: allowed are 1 to {most}")

@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 
 import gymnasium as gym
 import numpy as np
@@ -397,3 +400,18 @@ def test_a_selection_says_when_its_score_rose(own):
     assert list(spent) == sorted(spent) and spent[-1] <= found.evaluations and list(scores) == sorted(scores)
     assert scores[-1] == found.score
     assert json.loads(json.dumps(found.history))[0] == list(found.history[0])
+
+
+@pytest.mark.libraries
+def test_curves_for_wandb_stay_here(texts, llama, tmp_path):
+    """W&B is a library of its own process: tried in one, offline."""
+    pytest.importorskip("wandb", reason="wandb is not installed: extra 'tracking'")
+    code = f"""
+import dsenv
+texts = dsenv.synthetic_texts(rows=300, held_out=60)
+dsenv.fine_tune(list(range(40)), texts, {llama!r}, seeds=[0], epochs=1, max_length=16, device="cpu", tracking="wandb:mine")
+"""
+    environment = {**os.environ, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path), "WANDB_SILENT": "true"}
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=True, timeout=300)
+    (kept,) = tmp_path.rglob("run-*.wandb")
+    assert kept.stat().st_size > 0

@@ -21,13 +21,13 @@ class Cell:
         text: what it says, not escaped.
         note: said after it, smaller.
         tag: a mark before it.
-        strong: whether it stands out.
+        look: name of the row's style: ``strong`` stands out, ``baseline`` and ``bundled`` stand back.
     """
 
     text: str
     note: str = ""
     tag: str = ""
-    strong: bool = False
+    look: str = ""
 
 
 def clean(text: object) -> str:
@@ -75,37 +75,65 @@ def table(caption: str, head: Sequence[str], rows: Iterable[Sequence[str | Cell]
     def side(place: int) -> str:
         return ' class="number"' if place >= numbers_from else ""
 
+    filled = [[cell if isinstance(cell, Cell) else Cell(cell) for cell in row] for row in rows]
+    columns = "".join(f'<th scope="col"{side(i)}>{plain(name)}</th>' for i, name in enumerate(head))
+    short = "" if any(row[0].tag for row in filled) else ' class="short"'
     lines = [
         f'<div class="scroll" tabindex="0" role="region" aria-label="{attribute(caption)}"><table>',
-        f"<caption>{plain(caption)}</caption>",
-        "<thead><tr>" + "".join(f'<th scope="col"{side(i)}>{plain(name)}</th>' for i, name in enumerate(head)) + "</tr></thead>",
+        f"<caption><span>{plain(caption)}</span></caption>",
+        f"<thead><tr>{columns}</tr></thead>",
         "<tbody>",
     ]
-    for row in rows:
-        cells = [cell if isinstance(cell, Cell) else Cell(cell) for cell in row]
-        strong = ' class="strong"' if any(cell.strong for cell in cells) else ""
-        first = f'<th scope="row">{_content(cells[0])}</th>'
-        lines.append(f"<tr{strong}>{first}" + "".join(f"<td{side(i)}>{_content(c)}</td>" for i, c in enumerate(cells[1:], 1)))
+    for cells in filled:
+        look = f' class="{cells[0].look}"' if cells[0].look else ""
+        first = f'<th scope="row"{short}>{_content(cells[0])}</th>'
+        lines.append(f"<tr{look}>{first}" + "".join(f"<td{side(i)}>{_content(c)}</td>" for i, c in enumerate(cells[1:], 1)))
     return "\n".join([*lines, "</tbody></table></div>"])
 
 
-def bars(rows: Sequence[tuple[str, float, str]], label: str) -> str:
-    """Return values as horizontal bars from 0, the first one in the accent colour.
+@dataclass(frozen=True)
+class Bar:
+    """A value as a bar, and the ends of its interval where there is one."""
 
-    Args:
-        rows: name, value and what to print of it.
-        label: what the values are.
-    """
-    low, high = min(0.0, *(value for _, value, _ in rows)), max(0.0, *(value for _, value, _ in rows))
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+def bars(rows: Sequence[Bar], label: str) -> str:
+    """Return values as horizontal bars from 0, the first one in the accent colour; ``label`` says what they are."""
+    ends = [0.0, *(end for bar in rows for end in (bar.value, bar.low, bar.high) if end is not None)]
+    low, high = min(ends), max(ends)
     span = (high - low) or 1.0
+
+    def place(value: float) -> float:
+        return 100 * (value - low) / span
+
     lines = [f'<dl class="bars" aria-label="{attribute(label)}">']
-    for name, value, shown in rows:
-        start, width = 100 * (min(value, 0) - low) / span, 100 * abs(value) / span
+    for bar in rows:
+        drawn = track(place(min(bar.value, 0)), 100 * abs(bar.value) / span)
+        if bar.low is not None and bar.high is not None:
+            wide = place(bar.high) - place(bar.low)
+            drawn += f'<span class="range" style="left:{place(bar.low):.2f}%;width:{wide:.2f}%"></span>'
+        if low < 0:
+            drawn += f'<span class="zero" style="left:{place(0):.2f}%"></span>'
         lines.append(
-            f'<div><dt>{isolated(name)}</dt><dd><span class="track"><span class="fill" '
-            f'style="left:{start:.2f}%;width:{width:.2f}%"></span></span><span class="value">{plain(shown)}</span></dd></div>'
+            f'<div><dt>{isolated(bar.name)}</dt><dd><span class="box">{drawn}</span>'
+            f'<span class="value">{bar.value:.3f}</span></dd></div>'
         )
     return "\n".join([*lines, "</dl>"])
+
+
+def track(start: float, width: float) -> str:
+    """Return a bar in its track; both in per cent."""
+    return f'<span class="track"><span class="fill" style="left:{start:.2f}%;width:{width:.2f}%"></span></span>'
+
+
+def code(text: str) -> str:
+    """Return a command whose lines break between words alone, as long as there is room for a word."""
+    words = " ".join(f'<span class="word">{plain(word)}</span>' for word in text.split(" "))
+    return f'<code dir="ltr"><bdi>{words}</bdi></code>'
 
 
 def _content(cell: Cell) -> str:

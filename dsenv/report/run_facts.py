@@ -3,46 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 
-from dsenv.baselines import model_of_rows
+from dsenv.baselines import model_for, random_rows
 from dsenv.clustering import Clustering
 from dsenv.dataset import Ints, TextDataset, largest_remainder
 from dsenv.errors import InputError
 from dsenv.evaluation import Failure, Result, score_model
 from dsenv.finetuning import TargetResult, TargetRun
 from dsenv.leaderboard import SUMMARY, load_constants, load_leaderboard, problem_of, summarise
-from dsenv.metrics import METRICS
 from dsenv.picks import PickPlan, plan_picks
+from dsenv.proxies.outputs import ridge_metrics
 from dsenv.registration import IDS
 from dsenv.rendering import label_table
 from dsenv.run_folder import RunFolder
 from dsenv.seeding import generator
 from dsenv.selection import Selection
-from dsenv.selectors.pool import Pool
-from dsenv.selectors.simple import random
 from dsenv.stats import Interval, mean, mean_interval
 from dsenv.synthetic import synthetic_task
-from dsenv.task import CLUSTERINGS, REPORTED, SelectionTask, bundled_tasks
+from dsenv.task import CLUSTERINGS, RESPONSE_SKILL, SelectionTask, bundled_tasks
 
 METRIC_NAMES = {
     "accuracy": "accuracy",
-    "macro_f1": "macro-F1",
+    "macro_f1": "macro\u2011F1",
     "neg_log_loss": "negative log loss",
     "brier_skill": "Brier skill",
     "balanced_brier_skill": "balanced Brier skill",
+    RESPONSE_SKILL: "response skill",
 }
 PLAIN_METHODS = ("random", "class_balanced", "class_mix", "uniform", "proportional", "all rows", "given rows")
+SHARES = ("accuracy", METRIC_NAMES["macro_f1"])  # between 0 and 1, as Student's interval need not be
 RANDOM_DRAWS = 5
 SAME = 1e-4  # scores this near are of one metric: proxies of one ridge model differ by rounding
 TARGET_METRICS: tuple[tuple[str, Callable[[TargetRun], float | None]], ...] = (
-    ("accuracy", lambda run: getattr(run, "accuracy", None)),
-    ("macro-F1", lambda run: getattr(run, "macro_f1", None)),
-    ("loss", lambda run: getattr(run, "loss", None)),
+    ("accuracy", lambda run: run.accuracy),
+    (METRIC_NAMES["macro_f1"], lambda run: run.macro_f1),
+    ("loss", lambda run: run.loss),
 )
 
 
@@ -126,20 +126,20 @@ class RunFacts:
         self.failures = [row for row in rows if isinstance(row, Failure)]
         results = [row for row in rows if isinstance(row, Result)]
         self.results = [
-            row for row in results if row.task_digest == self.task.digest and row.metric in ("", self.metric)
-            and str(row.keywords.get("task", self.task.name)).partition(":")[2] == self.task.variant
-        ]  # fmt: skip
+            row
+            for row in results
+            if row.task_digest == self.task.digest and _variant(row) == self.task.variant and row.metric in ("", self.metric)
+        ]
         self.results_left_out = len(results) - len(self.results)
 
     @cached_property
     def metric(self) -> str:
         """What Φ measures: the task's own metric, or the one that reproduces the last selection's score."""
-        default = REPORTED[self.task.reported]
+        default = self.task.default_metric
         for selection in reversed([one for one in self.selections.values() if one.score is not None]):
-            metrics = list(dict.fromkeys((default, *METRICS)))
-            found = score_model(self.task, model_of_rows(self.task, self.numbers(selection)), ("reward",), metrics)["reward"]
-            for metric in metrics:
-                if selection.score is not None and abs(found[metric] - selection.score) < SAME:
+            for metric in dict.fromkeys((default, *ridge_metrics(self.task))):
+                found = self._measure(self.numbers(selection), metric, "reward")
+                if selection.score is not None and abs(found - selection.score) < SAME:
                     return metric
         return default
 
@@ -149,9 +149,19 @@ class RunFacts:
         return METRIC_NAMES.get(self.metric, self.metric)
 
     @property
+    def final_metric(self) -> str:
+        """What the ridge model is scored by on test rows: the metric that the task reports, or of responses their skill."""
+        return RESPONSE_SKILL if self.task.is_instructions else self.task.reported
+
+    @property
     def final_name(self) -> str:
-        """What the task reports, in words."""
-        return METRIC_NAMES.get(self.task.reported, self.task.reported)
+        """That in words."""
+        return METRIC_NAMES.get(self.final_metric, self.final_metric)
+
+    @property
+    def label_word(self) -> str:
+        """What a row's class is called."""
+        return "group of responses" if self.task.is_instructions else "label"
 
     @cached_property
     def clustering(self) -> Clustering:
@@ -174,17 +184,14 @@ class RunFacts:
 
     def numbers(self, selection: Selection) -> Ints:
         """Return a selection's row numbers in the pool."""
-        order = np.argsort(self.task.train_rows, kind="stable")
-        places = np.searchsorted(self.task.train_rows[order], np.asarray(selection.rows, np.int64))
-        return np.asarray(order[places])
+        order = np.argsort(self.task.row_ids, kind="stable")
+        return np.asarray(order[np.searchsorted(self.task.row_ids[order], np.asarray(selection.rows, np.int64))])
 
     @cached_property
     def taken(self) -> dict[str, Ints]:
         """(K,) rows that each selection takes of each cluster."""
         cluster, clusters = self.clustering.cluster, self.clustering.clusters
-        return {
-            name: np.bincount(cluster[self.numbers(one)], minlength=clusters) for name, one in self.selections.items()
-        }
+        return {name: np.bincount(cluster[self.numbers(one)], minlength=clusters) for name, one in self.selections.items()}
 
     @cached_property
     def scored(self) -> dict[str, Scored]:
@@ -202,17 +209,21 @@ class RunFacts:
 
     @cached_property
     def baselines(self) -> dict[str, Scored]:
-        """Proportional rows, random rows (mean of five draws), both as many as were chosen, and all rows."""
+        """Proportional picks of the registered id, or as many rows as were chosen; as many random rows; all rows."""
         found = {"all rows": self._score(None)}
         if self.chosen is None:
             return found
         count = len(self.selections[self.chosen].rows)
-        share = np.minimum(largest_remainder(self.clustering.sizes.astype(np.float64), count), self.clustering.sizes)
-        proportional = np.flatnonzero(self.clustering.position < share[self.clustering.cluster])
-        pool = Pool.from_task(self.task)
-        draws = [self._score(random(pool, count, generator(seed, "baseline rows"))) for seed in range(RANDOM_DRAWS)]
+        if self.plan is not None and self.fits(self.chosen):
+            counts = self.plan.complete(np.zeros(self.plan.clusters, np.int64))
+            name, proportional = "proportional picks", self.plan.rows(counts)
+        else:
+            share = np.minimum(largest_remainder(self.clustering.sizes.astype(np.float64), count), self.clustering.sizes)
+            name, proportional = "proportional rows", np.flatnonzero(self.clustering.position < share[self.clustering.cluster])
+        rngs = [generator(seed, "baseline rows") for seed in range(RANDOM_DRAWS)]
+        draws = [self._score(random_rows(self.task, count, rng)) for rng in rngs]
         drawn = Scored(mean([one.reward for one in draws]), mean([one.final for one in draws]))
-        return {"proportional rows": self._score(proportional), "random rows": drawn, **found}
+        return {name: self._score(proportional), "random rows": drawn, **found}
 
     @cached_property
     def problem(self) -> str | None:
@@ -268,14 +279,16 @@ class RunFacts:
         for name, scored in self.baselines.items():
             count = len(self.task.train_labels) if name == "all rows" else rows
             lines.append(
-                Line(name, "baseline", scored.reward, scored.final, normalised(scored.reward) if comparable else None, rows=count)
-            )
+                Line(name, "baseline", scored.reward, scored.final, normalised(scored.reward) if comparable else None,
+                     rows=count)
+            )  # fmt: skip
         problems = {problem_of(row) for row in self.results}
         comparable |= self.problem in problems
         for row in summarise(self.results, constants)["summary"]:
             if row["id"] in problems and row["score"] is not None:
                 name = row["agent"] if len(problems) == 1 else f"{row['agent']} ({row['id']})"
-                lines.append(_summary_line(row, name, "agent"))
+                line = _summary_line(row, name, "agent")
+                lines.append(replace(line, final=self._final_of(row["id"], row["agent"], row["evaluations"])))
         if comparable and self.problem is not None and SUMMARY.is_file():
             lines += self._bundled_lines(lines)
         known = all(line.normalised is not None for line in lines)
@@ -290,6 +303,8 @@ class RunFacts:
             if not values:
                 continue
             interval = mean_interval(list(values.values())) if len(values) > 1 else None
+            if interval is not None and name in SHARES:
+                interval = Interval(interval.value, max(0.0, interval.low), min(1.0, interval.high))
             gap, gap_interval = None, None
             if whole is not None and whole is not result:
                 others = {run.seed: value for run in whole.runs if (value := read(run)) is not None}
@@ -310,7 +325,7 @@ class RunFacts:
             derived = dataset.derive(self.task.facts["derivation"])
         if derived.fingerprint != self.task.facts["fingerprint"]:
             raise InputError(
-                f"task {self.task.name!r} was built from a dataset with the fingerprint {self.task.facts['fingerprint'][:16]}; "
+                f"task {self.task.name!r} was built from a dataset with fingerprint {self.task.facts['fingerprint'][:16]}; "
                 f"dataset {dataset.name!r} has {derived.fingerprint[:16]}"
             )
         return derived
@@ -323,6 +338,16 @@ class RunFacts:
         known = bundled_tasks().get(base)
         return known is not None and self.task.digest.startswith(known.stem.rpartition("-")[2])
 
+    def _final_of(self, problem: str, agent: str, budget: int) -> float | None:
+        """The mean of what an agent's results come to on test rows."""
+        found = [
+            row.scores["test"][self.final_metric]
+            for row in self.results
+            if (problem_of(row), row.agent, row.budget or row.evaluations) == (problem, agent, budget)
+            and self.final_metric in row.scores["test"]
+        ]
+        return mean(found) if found else None
+
     def _bundled_lines(self, own: Sequence[Line]) -> list[Line]:
         rows = [row for row in load_leaderboard([SUMMARY], {})["summary"] if row["id"] == self.problem]
         budgets = sorted({row["evaluations"] for row in rows})
@@ -332,9 +357,11 @@ class RunFacts:
         return [_summary_line(row, row["agent"], "bundled") for row in kept]
 
     def _score(self, numbers: Ints | None) -> Scored:
-        metrics = dict.fromkeys((self.metric, self.task.reported))
-        found = score_model(self.task, model_of_rows(self.task, numbers), ("reward", "test"), list(metrics))
-        return Scored(found["reward"][self.metric], found["test"][self.task.reported])
+        return Scored(self._measure(numbers, self.metric, "reward"), self._measure(numbers, self.final_metric, "test"))
+
+    def _measure(self, numbers: Ints | None, metric: str, split: str) -> float:
+        rows = np.arange(len(self.task.train_labels)) if numbers is None else numbers
+        return score_model(self.task, model_for(self.task, rows, metric), (split,), (metric,))[split][metric]
 
 
 def same_target(one: TargetResult, other: TargetResult) -> bool:
@@ -361,10 +388,15 @@ def _at_last(stored: SelectionTask, selections: Sequence[Selection]) -> Selectio
     return (stored.at_variant(variant) if known else stored).at_instance(own[-1].instance)
 
 
+def _variant(row: Result) -> str:
+    name = str(row.keywords.get("task", IDS.get(row.id, {}).get("task", "")))
+    return "" if name.endswith(".npz") else name.partition(":")[2]
+
+
 def _belongs(selection: Selection, task: SelectionTask) -> bool:
     return (
         selection.task_digest == task.digest
         and selection.task == task.name
         and selection.instance == task.instance
-        and set(selection.rows) <= set(task.train_rows.tolist())
+        and set(selection.rows) <= set(task.row_ids.tolist())
     )
