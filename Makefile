@@ -4,7 +4,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 EVERYTHING := .venv/.everything
 
-.PHONY: demo test check lint types wheel docs
+.PHONY: demo test check lint types wheel docs offline
 
 demo: $(INSTALLED)
 	$(BIN)/python -m benchmarks.demo
@@ -12,7 +12,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-check: lint types wheel docs
+check: lint types wheel docs offline
 	$(BIN)/python -m pytest -q -m "slow or ray or browser or libraries"
 
 lint: $(INSTALLED)
@@ -26,6 +26,15 @@ wheel: $(INSTALLED)
 	rm -rf build dist
 	$(BIN)/python -m build --wheel --outdir dist .
 	$(BIN)/python -m benchmarks.wheel dist
+
+# d3rlpy brings the old gym and pins an old Gymnasium: it learns in an environment of its own.
+offline: $(EVERYTHING) .venv-offline/.installed
+	DSENV_D3RLPY_PYTHON=$(CURDIR)/.venv-offline/bin/python $(BIN)/python -m pytest -q -m libraries tests/test_examples.py -k d3rlpy
+
+.venv-offline/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-offline
+	.venv-offline/bin/python -m pip install -c constraints.txt torch==2.13.0 d3rlpy==2.8.0 'minari[hdf5]' pillow -e .
+	touch .venv-offline/.installed
 
 docs: $(EVERYTHING)
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html

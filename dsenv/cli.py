@@ -275,7 +275,7 @@ def finalists(
 @app.command()
 def evaluate(
     agent: Annotated[str, typer.Argument(help="a search, module:function (evaluator, rng), or with --policy a policy")],
-    ids: Annotated[list[str], typer.Option("--id", help="problem; may be given several times")],
+    ids: Annotated[list[str] | None, typer.Option("--id", help="problem; may be given several times")] = None,
     evaluations: Annotated[
         list[int] | None,
         typer.Option(help="budget of proxy evaluations; several give a result each (default: 4096; a policy: spent, 0)"),
@@ -291,17 +291,30 @@ def evaluate(
     clustering: Annotated[str | None, typer.Option(help="stratified or kmeans (default: the problem's)")] = None,
     budget: Annotated[float | None, typer.Option(help="share of the training rows (default: the problem's)")] = None,
     name: Annotated[str | None, typer.Option(help="of the agent in the results (default: AGENT)")] = None,
-    save: Annotated[Path, typer.Option("--out", help="JSON lines to write")] = Path("results.jsonl"),
+    run: Annotated[
+        Path | None, typer.Option("--run", help="a run's folder: its task is the problem, its results.jsonl takes the rows")
+    ] = None,
+    save: Annotated[Path | None, typer.Option("--out", help="JSON lines to write (default: results.jsonl)")] = None,
 ) -> None:
     """Run an agent or a policy on problems and write replayable results, as the leaderboard has them."""
     from dsenv.evaluation import Result, Row, find_agent, load_rows, run_agent, save_results
     from dsenv.evaluation import evaluate as play
     from dsenv.leaderboard import environment_of
+    from dsenv.registration import OWN_TASK_ID
+    from dsenv.run_folder import RunFolder
 
     check_whole("seeds", seeds, 1)
+    if (ids is None) == (run is None) or (run is not None and save is not None):
+        raise InputError("evaluate takes problems (--id, perhaps --out), or the task of a run (--run), not both")
+    save = save or (Path("results.jsonl") if run is None else run / "results.jsonl")
     changed: dict[str, Any] = {"unit": unit, "clustering": clustering, "budget": budget}
     changed = {key: value for key, value in changed.items() if value is not None}
-    work = [(id, seed, environment_of(id, seed)) for seed in range(seeds) for id in ids]
+    work = [(id, seed, environment_of(id, seed)) for seed in range(seeds) for id in ids or []]
+    earlier: list[Row] = []
+    if run is not None:
+        folder = RunFolder(run)
+        own = {"task": folder.task_name}
+        work, earlier = [(str(run), seed, (OWN_TASK_ID, own)) for seed in range(seeds)], folder.results
     partial = save.with_name(f"{save.name}.partial")  # of a run that was stopped; a finished one begins anew
     found: list[Row] = []
     kept = load_rows(partial) if partial.is_file() else []
@@ -331,8 +344,11 @@ def evaluate(
                 continue
             test = f"test accuracy {row.scores['test']['accuracy']:.4f}, macro-F1 {row.scores['test']['macro_f1']:.4f}"
             out.print(f"{id} seed {seed}, {row.evaluations} evaluations: score {row.score:.4f}, {test}", highlight=False)
-    save_results(found, save)
+    mine = {(row.agent, row.seed, row.budget) for row in found}
+    save_results([*(row for row in earlier if (row.agent, row.seed, row.budget) not in mine), *found], save)
     partial.unlink()
+    if run is not None:
+        RunFolder(run).keep_command(_words())
 
 
 @app.command()
@@ -531,8 +547,8 @@ def _write_rows(rows: Sequence[int], dataset: str, data_dir: str | None, path: P
 
 
 def _words() -> list[str]:
-    """The command line, as it is repeated."""
-    return ["dsenv", *(shlex.quote(word) for word in sys.argv[1:])]
+    """The command line, without the folders of files elsewhere."""
+    return ["dsenv", *(shlex.quote(Path(word).name if Path(word).is_absolute() else word) for word in sys.argv[1:])]
 
 
 def _source(source: Any) -> str:

@@ -35,7 +35,7 @@ class EpisodeOver(DsenvError, RuntimeError):
 
 
 def load_task(task: SelectionTask | str | Path) -> SelectionTask:
-    """Return a task: itself, a file ``*.npz``, ``synthetic``, or a bundled name such as ``googleplay:noisy``.
+    """Return a task: itself, a file ``*.npz`` (``*.npz:variant``), ``synthetic``, or a bundled name, ``googleplay:noisy`` say.
 
     Raises:
         InputError: where there is no such task.
@@ -45,8 +45,9 @@ def load_task(task: SelectionTask | str | Path) -> SelectionTask:
         return task
     if task == "synthetic":
         return synthetic_task()
-    if str(task).endswith(".npz"):
-        return SelectionTask.load(task)
+    path, suffix, variant = str(task).partition(".npz")
+    if suffix and variant[:1] in ("", ":"):
+        return SelectionTask.load(path + suffix, variant[1:])
     return load_bundled(str(task))
 
 

@@ -204,8 +204,22 @@ def evaluate(
 
 
 def evaluate_counts(id: str, counts: Sequence[int] | Ints, *, agent: str, seed: int = 0, evaluations: int = 0,
-                    budget: int = 0, seconds: float = 0.0, **keywords: Any) -> Result:  # fmt: skip
-    """Score a finished selection (what a search found) by picking its counts in the environment."""
+                    allowed: int = 0, seconds: float = 0.0, **keywords: Any) -> Result:  # fmt: skip
+    """Score a finished selection (what a search found) by picking its counts in the environment.
+
+    Args:
+        id: of the environment.
+        counts: (K,) picks of each cluster.
+        agent: the search's name in the results.
+        seed: of the search.
+        evaluations: proxy evaluations that it spent.
+        allowed: evaluations that it was allowed; default: those it spent.
+        seconds: that it spent.
+        keywords: for ``gym.make``; JSON-able.
+
+    Raises:
+        InputError: for counts that are not possible or not complete.
+    """
     env = gym.make(id, **keywords)
     plan = _unwrap(env).plan
     actions = np.repeat(np.arange(plan.clusters), plan.check(np.asarray(counts))).tolist()
@@ -214,7 +228,7 @@ def evaluate_counts(id: str, counts: Sequence[int] | Ints, *, agent: str, seed: 
         if not len(full):
             raise InputError(f"counts hold {len(actions)} picks of {plan.picks}: the selection is not complete")
         actions += [int(full[0])] * (plan.picks - len(actions))
-    result = _result(env, id, keywords, agent, seed, actions, evaluations, budget or evaluations, seconds)
+    result = _result(env, id, keywords, agent, seed, actions, evaluations, allowed or evaluations, seconds)
     env.close()
     return result
 
@@ -311,7 +325,7 @@ def run_agent(
         if variant == "selection":
             counts = choose_on_selection(env.task, env.plan, env.metric, [found for _, found in stage.finalists])
         results.append(
-            evaluate_counts(id, counts, agent=name, seed=seed, evaluations=stage.used, budget=stage.evaluations,
+            evaluate_counts(id, counts, agent=name, seed=seed, evaluations=stage.used, allowed=stage.evaluations,
                             seconds=stage.seconds, **keywords)
         )  # fmt: skip
     return results
@@ -498,10 +512,7 @@ def _result(env: gym.Env[Any, Any], id: str, keywords: dict[str, Any], agent: st
         counts=tuple(counts.tolist()),
         rows=len(rows),
         score=score,
-        scores={
-            split: {name: round(value, 9) for name, value in found.items()}
-            for split, found in scores.items()
-        },
+        scores={split: {name: round(value, 9) for name, value in found.items()} for split, found in scores.items()},
         class_shares=tuple((np.bincount(task.train.labels[rows], minlength=task.classes) / len(rows)).round(6).tolist()),
         evaluations=evaluations,
         budget=budget,

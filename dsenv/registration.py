@@ -33,11 +33,17 @@ RLVR_IDS: dict[str, dict[str, Any]] = {
 OWN_TASK_ID = "DataSelect-v0"
 
 
+# No wrappers: an attribute of the environment (``action_masks``) is one of what ``gym.make`` returns. The environments
+# check their actions, and the order of calls, themselves.
+BARE: dict[str, Any] = {"order_enforce": False, "disable_env_checker": True}
+
+
 def register_all() -> None:
     """Register every id with Gymnasium."""
     for name, keywords in {**IDS, OWN_TASK_ID: {}}.items():
         if name not in gym.registry:
-            gym.register(name, entry_point=ENTRY_POINT, vector_entry_point=VECTOR_ENTRY_POINT, kwargs=dict(keywords))
+            own = dict(keywords)
+            gym.register(name, entry_point=ENTRY_POINT, vector_entry_point=VECTOR_ENTRY_POINT, kwargs=own, **BARE)
     for name, keywords in RLVR_IDS.items():
         if name not in gym.registry:
-            gym.register(name, entry_point=RLVR_ENTRY_POINT, kwargs=dict(keywords))
+            gym.register(name, entry_point=RLVR_ENTRY_POINT, kwargs=dict(keywords), **BARE)

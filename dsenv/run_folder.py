@@ -26,15 +26,24 @@ class RunFolder:
 
     @property
     def task(self) -> SelectionTask:
-        """The task.
+        """The task, at the variant that was selected from last.
 
         Raises:
             InputError: where the folder has none.
             TaskFileError: where its file is damaged.
         """
-        if not (self.path / "task.npz").is_file():
-            raise InputError(f"{str(self.path)!r} is no run: it has no task.npz, which dsenv select --run writes")
-        return SelectionTask.load(self.path / "task.npz")
+        self._check()
+        return SelectionTask.load(self.path / "task.npz", self._variant)
+
+    @property
+    def task_name(self) -> str:
+        """What ``task=`` of an environment takes.
+
+        Raises:
+            InputError: where the folder has no task.
+        """
+        self._check()
+        return f"{self.path / 'task.npz'}{':' if self._variant else ''}{self._variant}"
 
     @property
     def selections(self) -> dict[str, Selection]:
@@ -89,6 +98,15 @@ class RunFolder:
         lines = [known for known in self.commands if known != line]
         with atomic_write(self.path / "commands.txt") as temporary:
             temporary.write_text("".join(f"{known}\n" for known in [*lines, line]), encoding="utf-8")
+
+    @property
+    def _variant(self) -> str:
+        selections = list(self.selections.values())
+        return selections[-1].task.partition(":")[2] if selections else ""
+
+    def _check(self) -> None:
+        if not (self.path / "task.npz").is_file():
+            raise InputError(f"{str(self.path)!r} is no run: it has no task.npz, which dsenv select --run writes")
 
     def _files(self, kind: str) -> list[Path]:
         return sorted((self.path / kind).glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))

@@ -226,3 +226,19 @@ def test_interrupted_and_quiet(tmp_path):
     dsenv(*run, cwd=tmp_path)
     assert [row.seed for row in load_results(tmp_path / "results.jsonl")] == [0, 1, 2]
     assert (tmp_path / "seen").read_text() == "xxxx" and not (tmp_path / "results.jsonl.partial").exists()
+
+
+def test_agents_are_evaluated_on_the_task_of_a_run(tmp_path):
+    dsenv("select", "googleplay:noisy", "--evaluations", 16, "--budget", 0.01, "--run", "run", cwd=tmp_path)
+    run = RunFolder(tmp_path / "run")
+    assert run.task.name == "googleplay:noisy" and run.task_name.endswith("task.npz:noisy")
+    evaluate = ("evaluate", "--run", "run", "--evaluations", 8, "--budget", 0.01)
+    for agent, seeds in (("best_of", 2), ("swap", 1), ("best_of", 1)):
+        dsenv(*evaluate, agent, "--seeds", seeds, cwd=tmp_path)
+    assert [(row.agent, row.seed) for row in run.results] == [("best_of", 1), ("swap", 0), ("best_of", 0)]
+    assert "all as they say" in dsenv("replay", "run/results.jsonl", cwd=tmp_path)
+    dsenv("report", "run", cwd=tmp_path)
+    page = (tmp_path / "run" / "report.html").read_text(encoding="utf-8")
+    assert "best_of" in page and "googleplay:noisy" in page
+    for wrong in (("--out", "x.jsonl"), ("--id", "DataSelect-Synthetic-v0")):
+        assert "evaluate takes problems" in dsenv(*evaluate, "swap", *wrong, cwd=tmp_path, ok=False)

@@ -233,7 +233,7 @@ def test_a_run_without_selections_says_what_adds_them(tmp_path, tiny_task):
         "dsenv finetune bare/selections/swap-0.json DATASET",
         "Nothing is selected yet",
         "No command was kept",
-        "task=bare/task.npz",
+        "dsenv evaluate guided --seeds 3 --run bare",
     ):
         assert command in text, command
 

@@ -9,7 +9,7 @@ from stable_baselines3.common.env_util import make_vec_env
 from stable_baselines3.common.vec_env import VecMonitor
 
 from dsenv.errors import InputError
-from dsenv.wrappers import SB3VecEnv
+from dsenv.sb3 import SB3VecEnv
 
 ID = "DataSelect-Synthetic-v0"
 SHORT = {"picks": 8, "budget": 0.02}

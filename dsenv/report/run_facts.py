@@ -379,13 +379,9 @@ def _summary_line(row: Mapping[str, Any], name: str, kind: str) -> Line:
 
 
 def _at_last(stored: SelectionTask, selections: Sequence[Selection]) -> SelectionTask:
-    """Return the task at variant and instance of the last selection of it."""
+    """Return the task at the instance of the last selection of it."""
     own = [one for one in selections if one.task_digest == stored.digest]
-    if not own:
-        return stored
-    variant = own[-1].task.partition(":")[2]
-    known = variant in stored.metadata.get("variants", {})
-    return (stored.at_variant(variant) if known else stored).at_instance(own[-1].instance)
+    return stored.at_instance(own[-1].instance) if own else stored
 
 
 def _variant(row: Result) -> str:

@@ -401,13 +401,4 @@ def _targets_missing(facts: RunFacts, rows: str = "", what: str = "No target is 
 
 
 def _agents_missing(facts: RunFacts) -> str:
-    if facts.problem is not None:
-        return _missing(
-            "No agent has been evaluated here",
-            f"dsenv evaluate swap --id {facts.problem} --seeds 3 --out {_run(facts)}/results.jsonl",
-        )
-    return (
-        f"<p class='missing'>No agent has been evaluated here. {code('dsenv.evaluation.run_agent')} with the id "
-        f"{code('DataSelect-v0')} and {code(f'task={_run(facts)}/task.npz')} runs one, "
-        f"{code('save_results')} writes {code(f'{_run(facts)}/results.jsonl')}</p>"
-    )
+    return _missing("No agent has been evaluated here", f"dsenv evaluate guided --seeds 3 --run {_run(facts)}")
