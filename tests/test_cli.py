@@ -1,13 +1,17 @@
 """The command line: the whole way from a folder to a fine-tuned target, and one-line errors."""
 
+import contextlib
+import io
 import json
 import subprocess
 import sys
+from unittest.mock import patch
 
 import gymnasium as gym
 import pytest
 import sb3_contrib
 
+from dsenv.cli import main
 from dsenv.evaluation import load_results, replay
 from dsenv.run_folder import RunFolder
 from dsenv.selection import Selection
@@ -19,6 +23,22 @@ from tests.test_finetuning import save_encoder
 
 
 def dsenv(*arguments, cwd, ok=True):
+    """Run a command here, where torch is imported already; return what it prints, or with ``ok=False`` its errors."""
+    told, errors = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(told),
+        contextlib.redirect_stderr(errors),
+        patch.object(sys, "argv", ["dsenv", *map(str, arguments)]),
+        pytest.raises(SystemExit) as ended,
+    ):
+        main()
+    assert (ended.value.code == 0) == ok, errors.getvalue() + told.getvalue()
+    return told.getvalue() if ok else errors.getvalue()
+
+
+def fresh(*arguments, cwd, ok=True):
+    """The same in a process of its own, for what imports the user's modules or is interrupted."""
     done = subprocess.run(
         [sys.executable, "-m", "dsenv.cli", *map(str, arguments)],
         cwd=cwd,
@@ -96,16 +116,16 @@ def test_policies_are_evaluated(tmp_path):
     policy = "import numpy as np\n\ndef first(observation, info):\n    return int(np.flatnonzero(info['action_mask'])[0])\n"
     (tmp_path / "mine.py").write_text(policy)
     own = ("evaluate", "mine:first", "--policy", "--id", "DataSelect-Synthetic-v0", "--seeds", 2, "--unit", "cluster")
-    dsenv(*own, "--evaluations", 7, "--name", "first", cwd=tmp_path)
+    fresh(*own, "--evaluations", 7, "--name", "first", cwd=tmp_path)
     for seed, result in enumerate(load_results(tmp_path / "results.jsonl")):
         assert result.keywords == {"instance": seed, "unit": "cluster", "reward": "final"}
         assert (result.agent, result.evaluations, replay(result).counts) == ("first", 7, result.counts)
     env = gym.make("DataSelect-Synthetic-v0", unit="cluster")
     sb3_contrib.MaskablePPO("MlpPolicy", env, seed=0, device="cpu").save(tmp_path / "model.zip")
     zip = ("evaluate", "model.zip", "--id", "DataSelect-Synthetic-v0", "--seeds", 1, "--unit", "cluster", "--out", "zip.jsonl")
-    assert "--trust-sb3-zip" in dsenv(*zip, cwd=tmp_path, ok=False)
+    assert "--trust-sb3-zip" in fresh(*zip, cwd=tmp_path, ok=False)
     assert not (tmp_path / "zip.jsonl").exists()
-    dsenv(*zip, "--trust-sb3-zip", cwd=tmp_path)
+    fresh(*zip, "--trust-sb3-zip", cwd=tmp_path)
     assert replay(load_results(tmp_path / "zip.jsonl")[0]).agent == "model.zip"
 
 
@@ -220,10 +240,10 @@ def test_interrupted_and_quiet(tmp_path):
         encoding="utf-8",
     )
     run = ("--quiet", "evaluate", "slow:solve", "--id", "DataSelect-Synthetic-v0", "--evaluations", 8, "--seeds", 3)
-    told = dsenv(*run, cwd=tmp_path, ok=False)
+    told = fresh(*run, cwd=tmp_path, ok=False)
     assert told.startswith("stopped; ") and "Traceback" not in told
     assert len(load_results(tmp_path / "results.jsonl.partial")) == 1 and not (tmp_path / "results.jsonl").exists()
-    dsenv(*run, cwd=tmp_path)
+    fresh(*run, cwd=tmp_path)
     assert [row.seed for row in load_results(tmp_path / "results.jsonl")] == [0, 1, 2]
     assert (tmp_path / "seen").read_text() == "xxxx" and not (tmp_path / "results.jsonl.partial").exists()
 

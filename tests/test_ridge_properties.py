@@ -25,7 +25,7 @@ from dsenv.task import Split
 class Problem:
     """A task made of arrays, without a file: only what a proxy reads."""
 
-    tables = None
+    tables, is_instructions = None, False
     name = variant = digest = "made here"
     instance = 0
 
