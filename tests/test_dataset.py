@@ -107,7 +107,7 @@ def change(split, column, row, value):
         ({**tiny_splits(), "train": {"label": [0]}}, "no column 'text'"),
         (change("train", "text", 4, "  "), "row 4 of column 'text' of split 'train' of 'own' is empty"),
         (change("train", "text", 4, None), "row 4 .* is None, not a text"),
-        (change("test", "label", 2, "great"), "row 2 of split 'test' of 'own' has the label 'great' .* allowed: bad, good, so"),
+        (change("test", "label", 2, "great"), "row 2 of split 'test' .* has the label 'great' .* allowed: bad, good, so"),
         (change("train", "label", 2, 1.5), "whole numbers or all be texts"),
         ({**tiny_splits(), "train": {**tiny_splits()["train"], "label": ["bad"] * 240}}, "label 'good'|one class only"),
         ({s: {**c, "label": ["bad"] * len(c["label"])} for s, c in tiny_splits().items()}, "one class only"),
