@@ -4,6 +4,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 EVERYTHING := .venv/.everything
 
+OFFLINE := $(CURDIR)/.venv-offline/bin/python
+
 .PHONY: demo test check lint types wheel docs offline
 
 demo: $(INSTALLED)
@@ -12,8 +14,8 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
-check: lint types wheel docs offline
-	$(BIN)/python -m pytest -q -m "slow or ray or browser or libraries"
+check: lint types wheel docs .venv-offline/.installed
+	DSENV_D3RLPY_PYTHON=$(OFFLINE) $(BIN)/python -m pytest -q -m "slow or ray or browser or libraries"
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
@@ -29,7 +31,7 @@ wheel: $(INSTALLED)
 
 # d3rlpy brings the old gym and pins an old Gymnasium: it learns in an environment of its own.
 offline: $(EVERYTHING) .venv-offline/.installed
-	DSENV_D3RLPY_PYTHON=$(CURDIR)/.venv-offline/bin/python $(BIN)/python -m pytest -q -m libraries tests/test_examples.py -k d3rlpy
+	DSENV_D3RLPY_PYTHON=$(OFFLINE) $(BIN)/python -m pytest -q -m libraries tests/test_examples.py -k d3rlpy
 
 .venv-offline/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-offline
