@@ -259,36 +259,16 @@ class TextDataset:
         if plain and not {"text", label} & set(tables["train"]) and set(INSTRUCTIONS) <= set(tables["train"]):
             text, response = INSTRUCTIONS
         text = text or "text"
-        parsed: dict[str, Rows] = {}
-        labels: dict[str, list[Any]] = {}
-        unlabelled = np.zeros(0, np.int64)
-        for split, table in tables.items():
-            where = f"split {split!r} of {name!r}"
-            for column in (text, label if response is None else response):
-                if column not in table:
-                    raise InputError(f"{where} has no column {column!r}; found: {', '.join(table)}")
-            if len({len(column) for column in table.values()}) != 1:
-                raise InputError(f"the columns of {where} have different lengths")
-            texts, pairs, responses = (
-                _texts(table[column], f"column {column!r} of {where}") if column in table else None
-                for column in (text, text_pair, response)
-            )
-            sources = None
-            if source in table:
-                named = [v if v is None else str(v) for v in table[source]]
-                sources = _texts(named, f"column {source!r} of {where}")
-            if not texts:
-                raise InputError(f"{where} has no rows")
-            labels[split] = [0] * len(texts) if response is not None else list(table[label])
-            parsed[split] = Rows(texts, unlabelled, pairs, sources, responses)
-        for column, values in ((text_pair, "pairs"), (source, "sources")):
-            if len({getattr(rows, values) is None for rows in parsed.values()}) > 1:
-                raise InputError(f"column {column!r} of {name!r} is in some splits and not in others")
+        asked = {"text": text, "pairs": text_pair, "sources": source, "responses": response or ""}
+        rows = {split: _read_rows(table, asked, label, f"split {split!r} of {name!r}") for split, table in tables.items()}
+        for column in ("pairs", "sources"):
+            if len({getattr(found, column) is None for found in rows.values()}) > 1:
+                raise InputError(f"column {asked[column]!r} of {name!r} is in some splits and not in others")
+        names: tuple[str, ...] = ("response",)
         if response is None:
+            labels = {split: list(table[label]) for split, table in tables.items()}
             names, ids = _classes(info.get("label_names"), labels, name, label)
-        else:
-            names, ids = ("response",), {split: np.array(column, np.int64) for split, column in labels.items()}
-        rows = {split: replace(found, labels=ids[split]) for split, found in parsed.items()}
+            rows = {split: replace(found, labels=ids[split]) for split, found in rows.items()}
         cut = [split for split in SPLITS if split not in rows]
         if cut:
             found = _cut(rows["train"], cut, split_seed)
@@ -478,11 +458,35 @@ def largest_remainder(weights: npt.NDArray[np.float64], total: int) -> Ints:
     return np.asarray(parts)
 
 
+def _read_rows(table: Mapping[str, list[Any]], asked: Mapping[str, str], label: str, where: str) -> Rows:
+    """Return the rows of a table, of class 0 all, by the names of its columns."""
+    for column in (asked["text"], asked["responses"] or label):
+        if column not in table:
+            raise InputError(f"{where} has no column {column!r}; found: {', '.join(table)}")
+    if len({len(column) for column in table.values()}) != 1:
+        raise InputError(f"the columns of {where} have different lengths")
+
+    def texts(name: str) -> list[str] | None:
+        column = asked[name]
+        if column not in table:
+            return None
+        values = [v if v is None or name != "sources" else str(v) for v in table[column]]
+        return _texts(values, f"column {column!r} of {where}")
+
+    found = texts("text") or []
+    if not found:
+        raise InputError(f"{where} has no rows")
+    return Rows(found, np.zeros(len(found), np.int64), texts("pairs"), texts("sources"), texts("responses"))
+
+
 def _cut(rows: Rows, cut: Sequence[str], seed: int) -> dict[str, Ints]:
     """Return the places of the training rows that stay and of those that are cut out of them."""
     seconds = rows.pairs or [""] * len(rows)
     keys = [(text_key(text), text_key(second)) for text, second in zip(rows.texts, seconds, strict=True)]
-    return cut_rows(keys, rows.strata.tolist(), cut, seed)
+    strata = rows.strata
+    if len(rows) * HELD_OUT < len(np.unique(strata)):  # sources of a few rows each have no tenth
+        strata = rows.labels
+    return cut_rows(keys, strata.tolist(), cut, seed)
 
 
 def _texts(values: Sequence[Any], where: str) -> list[str]:
