@@ -17,7 +17,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from dsenv.baselines import clean_rows, nearest_rows, source_rows
-from dsenv.building import build_task
+from dsenv.building import DIMENSIONS, build_task
 from dsenv.dataset import Ints, Rows, TextDataset, load_dataset
 from dsenv.encoders import Vectors, encode
 from dsenv.env import DataSelectEnv
@@ -158,7 +158,7 @@ def load_setting(setting: Setting) -> TextDataset:
 def load_material(setting: Setting) -> Material:
     """Build a setting's task from cached vectors."""
     dataset = load_setting(setting)
-    task = build_task(dataset, encoder=setting.encoder, max_rows=setting.pool, reported=setting.metric)
+    task = build_task(dataset, encoder=setting.encoder, dimensions=DIMENSIONS, max_rows=setting.pool, reported=setting.metric)
     right = None
     if setting.noise:
         right = load_setting(replace(setting, noise=0.0)).train.labels[task.train_rows] == task.train.labels

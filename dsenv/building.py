@@ -45,6 +45,8 @@ from dsenv.task import (
 log = logging.getLogger(__name__)
 
 DIMENSIONS = 64
+FEWEST_DIMENSIONS = 16
+ROWS_A_DIMENSION = 80  # of the pool, below the default: about as many rows as dimensions is where a linear model fits worst
 CLUSTERS = 64
 RESPONSE_DIMENSIONS = 32
 RESPONSE_GROUPS = 8  # clusters of similar responses, which stand for classes
@@ -58,7 +60,7 @@ def build_task(
     encoder: str | Encoder = "minilm",
     vectors: Mapping[str, VectorRows] | VectorRows | None = None,
     clusters: int | None = None,
-    dimensions: int = DIMENSIONS,
+    dimensions: int | None = None,
     max_rows: int = MAX_TRAINING_ROWS,
     reported: str = "accuracy",
     seed: int = 0,
@@ -82,7 +84,7 @@ def build_task(
         vectors: your own vectors instead of an encoder's: (n, d), one a row of the table or a text, or
             ``{"train": (n, d), "validation": ..., "test": ...}``.
         clusters: K, for both clusterings; default 64, or as many as there are rows.
-        dimensions: of the reduced vectors.
+        dimensions: of the reduced vectors; default: 64, or fewer (from 16) where 5% of the pool are not four rows a dimension.
         max_rows: larger pools are cut by a seeded stratified sample.
         reported: ``accuracy`` or ``macro_f1``; decides the default reward metric too.
         seed: of the sample, the cut, the clusters and the row order.
@@ -101,6 +103,7 @@ def build_task(
     dataset = as_dataset(data, labels, **columns)
     splits = dataset.splits
     sizes = {split: len(rows) for split, rows in splits.items()}
+    dimensions = _dimensions(dimensions, min(sizes["train"], max_rows))
     _check_sizes(sizes, reported, dimensions, max_rows, len(dataset.class_names))
     chosen, clusters = _pool(dataset.train.strata, max_rows, clusters, seed)
     if vectors is None:
@@ -156,7 +159,7 @@ def build_task_from_vectors(
     sources: Mapping[str, Sequence[str]] | None = None,
     encoder: str = "own vectors",
     clusters: int | None = None,
-    dimensions: int = DIMENSIONS,
+    dimensions: int | None = None,
     max_rows: int | None = None,
     reported: str = "accuracy",
     seed: int = 0,
@@ -174,7 +177,7 @@ def build_task_from_vectors(
         sources: for each split n names of where a row comes from; validation is then cut by class and source.
         encoder: what made the vectors, for the metadata.
         clusters: K, for both clusterings; default 64, or as many as there are rows.
-        dimensions: of the reduced vectors.
+        dimensions: of the reduced vectors; default: 64, or fewer (from 16) where 5% of the pool are not four rows a dimension.
         max_rows: larger pools are cut by a seeded stratified sample; default: all rows are used.
         reported: ``accuracy`` or ``macro_f1``; decides the default reward metric too.
         seed: of the sample, the cut, the clusters and the row order.
@@ -192,6 +195,7 @@ def build_task_from_vectors(
             raise InputError(f"{split!r} has the label {found.max()}; allowed are 0 to {len(names) - 1}")
     sizes = {split: len(found) for split, found in ids.items()}
     most = sizes["train"] if max_rows is None else max_rows
+    dimensions = _dimensions(dimensions, min(sizes["train"], most))
     _check_sizes(sizes, reported, dimensions, most, len(names))
     vectors = checked_vectors(vectors, sizes)
     given = {split: _checked_sources(split, sources, size) for split, size in sizes.items()}
@@ -304,7 +308,7 @@ def _build_task_from_arrays(
     vectors: Any,
     labels: Sequence[Any] | npt.NDArray[Any],
     clusters: int | None,
-    dimensions: int,
+    dimensions: int | None,
     max_rows: int,
     reported: str,
     seed: int,
@@ -389,6 +393,10 @@ def _stage(name: str, stage: str) -> Iterator[None]:
     started = time.perf_counter()
     yield
     log.info("build %s: %s in %.2f s", name, stage, time.perf_counter() - started)
+
+
+def _dimensions(asked: int | None, rows: int) -> int:
+    return min(DIMENSIONS, max(FEWEST_DIMENSIONS, rows // ROWS_A_DIMENSION)) if asked is None else asked
 
 
 def _check_sizes(sizes: Mapping[str, int], reported: str, dimensions: int, max_rows: int, classes: int) -> None:

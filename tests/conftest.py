@@ -49,7 +49,7 @@ def tiny() -> TextDataset:
 
 @pytest.fixture(scope="session")
 def tiny_task(tiny, tmp_path_factory) -> SelectionTask:
-    return build_task(tiny, encoder="tfidf", clusters=12, cache_dir=tmp_path_factory.mktemp("cache"))
+    return build_task(tiny, encoder="tfidf", clusters=12, dimensions=64, cache_dir=tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="session")

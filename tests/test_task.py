@@ -27,7 +27,7 @@ def random_vectors(dataset, width=10, seed=0):
 
 
 def test_the_same_build_has_the_same_digest_and_survives_the_file(tiny, tiny_task, tmp_path):
-    again = build_task(tiny, encoder="tfidf", clusters=12, cache_dir=tmp_path)
+    again = build_task(tiny, encoder="tfidf", clusters=12, dimensions=64, cache_dir=tmp_path)
     assert again.digest == tiny_task.digest
     path = again.save(tmp_path / "a.npz")
     loaded = SelectionTask.load(path)
