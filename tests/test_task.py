@@ -40,7 +40,7 @@ def test_the_same_build_has_the_same_digest_and_survives_the_file(tiny, tiny_tas
         "same_cluster_kmeans": 1.0,
         "largest_difference": 0.0,
     }
-    other = build_task(tiny, encoder="tfidf", clusters=12, seed=1, cache_dir=tmp_path)
+    other = build_task(tiny, encoder="tfidf", clusters=12, dimensions=64, seed=1, cache_dir=tmp_path)
     assert compare_tasks(other, again)["same_cluster_stratified"] < 1
 
 
