@@ -24,7 +24,7 @@ from dsenv.blocks import VectorRows, row_blocks
 from dsenv.clustering import cluster_kmeans, cluster_stratified
 from dsenv.dataset import SPLITS, Ints, Rows, TextDataset, as_dataset, class_ids, stratified_sample
 from dsenv.encoders import Encoder, encode
-from dsenv.errors import InputError, one_of
+from dsenv.errors import InputError, check_whole, one_of
 from dsenv.reduction import Dequantised, Part, checked_vectors, reduce_vectors
 from dsenv.seeding import generator
 from dsenv.splits import HELD_OUT, cut_rows, warn_of_duplicates
@@ -101,6 +101,7 @@ def build_task(
             raise InputError("nothing to build a task of: give texts and labels, a table, or vectors and labels")
         return _build_task_from_arrays(vectors, labels, clusters, dimensions, max_rows, reported, seed, **columns)
     dataset = as_dataset(data, labels, **columns)
+    check_whole("seed", seed, 0)
     splits = dataset.splits
     sizes = {split: len(rows) for split, rows in splits.items()}
     dimensions = _dimensions(dimensions, min(sizes["train"], max_rows))
@@ -319,9 +320,7 @@ def _build_task_from_arrays(
     """Make a task of one array of vectors (n, d) and n labels; equal vectors are duplicates."""
     if isinstance(vectors, Mapping):
         raise InputError("vectors by split have labels by split: build_task_from_vectors builds a task of them")
-    array = np.asarray(vectors, np.float32)
-    if array.ndim != 2 or len(array) != len(labels):
-        raise InputError(f"vectors have the shape {array.shape}; allowed is ({len(labels)}, d), one a label")
+    array = _array(vectors, len(labels))
     names, ids = class_ids(labels)
     rows = cut_rows([row.tobytes() for row in array], ids.tolist(), SPLITS[1:], split_seed)
     task = build_task_from_vectors(
@@ -363,15 +362,30 @@ def _reduced_responses(vectors: Mapping[str, VectorRows], seed: int) -> tuple[Ar
     return {"responses": quantised, "response_scale": scale}, dict(zip(SPLITS, (groups, *nearest), strict=True))
 
 
+def _array(vectors: Any, rows: int) -> npt.NDArray[np.float32]:
+    """Return vectors of all rows of a table (n, d).
+
+    Raises:
+        InputError: for what is no array of as many finite rows.
+    """
+    try:
+        array = np.asarray(vectors, np.float32)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"vectors are no array of numbers: {error}") from error
+    if array.ndim != 2 or len(array) != rows:
+        raise InputError(f"vectors have the shape {array.shape}; allowed is ({rows}, d), one a row")
+    finite = np.isfinite(array).all(1)
+    if not finite.all():
+        raise InputError(f"row {int(np.argmin(finite))} of the vectors holds NaN or infinity")
+    return array
+
+
 def _by_split(vectors: Mapping[str, VectorRows] | VectorRows, dataset: TextDataset) -> Mapping[str, VectorRows]:
     if isinstance(vectors, Mapping):
         return vectors
-    array = np.asarray(vectors, np.float32)
-    total = sum(map(len, dataset.splits.values()))
+    array = _array(vectors, sum(map(len, dataset.splits.values())))
     if "split" not in dataset.meta or len(dataset.meta["split"]["cut"]) + 1 < len(SPLITS):
         raise InputError("one array of vectors goes with one table: give {'train': ..., 'validation': ..., 'test': ...}")
-    if array.ndim != 2 or len(array) != total:
-        raise InputError(f"vectors have the shape {array.shape}; allowed is ({total}, d), one a row")
     return {split: array[rows.ids] for split, rows in dataset.splits.items()}
 
 

@@ -21,7 +21,8 @@ def save_checkpoint(path: Path, weights: Sequence[Any], optimizer: Any, device: 
         tensors["random cuda"] = torch.cuda.get_rng_state(device)
     for number, weight in enumerate(weights):
         tensors[f"{number} weight"] = weight.detach()
-        tensors |= {f"{number} {name}": torch.as_tensor(optimizer.state[weight][name]) for name in MOMENTS}
+        state = optimizer.state.get(weight, {})  # empty for a weight that no loss reaches
+        tensors |= {f"{number} {name}": torch.as_tensor(state[name]) for name in MOMENTS if name in state}
     tensors = {key: tensor.contiguous() for key, tensor in tensors.items()}
     with atomic_write(path) as temporary:
         library.save_file(tensors, temporary, {"facts": json.dumps(facts)})
@@ -54,8 +55,9 @@ def load_checkpoint(path: Path, weights: Sequence[Any], optimizer: Any, device: 
     with torch.no_grad():
         for number, weight in enumerate(weights):
             weight.copy_(tensors[f"{number} weight"])
-            state = {name: tensors[f"{number} {name}"] for name in MOMENTS}
-            optimizer.state[weight] = {name: tensor.to(weight.device) for name, tensor in state.items()}
+            state = {name: tensors[f"{number} {name}"] for name in MOMENTS if f"{number} {name}" in tensors}
+            if state:
+                optimizer.state[weight] = {name: tensor.to(weight.device) for name, tensor in state.items()}
     torch.set_rng_state(tensors["random"])
     if device.startswith("cuda"):
         torch.cuda.set_rng_state(tensors["random cuda"], device)

@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,9 @@ ALGORITHMS = {
     "ppo": ("stable_baselines3", "PPO"),
     "maskable_ppo": ("sb3_contrib", "MaskablePPO"),
 }
+
+FEW_REWARD_ROWS = 200
+log = logging.getLogger(__name__)
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Data selection as an RL problem."
@@ -163,7 +167,7 @@ def select(
     model: Annotated[
         str | None, typer.Option(help="checkpoint of less, trak, ask_llm, ufo, data_whisperer: a hub name or a folder")
     ] = None,
-    seed: int = 0,
+    seed: Annotated[int, typer.Option(help="of the method; the task of a table is always built with seed 0")] = 0,
     run: Run = None,
     track: Tracking = None,
     save: Annotated[
@@ -171,32 +175,57 @@ def select(
     ] = Path("selection.json"),
 ) -> None:
     """Choose rows with a search or a selector; writes their row numbers, or the rows themselves."""
+    import numpy as np
+
     from dsenv.building import build_task
     from dsenv.dataset import TextDataset, load_dataset
     from dsenv.env import load_task
+    from dsenv.metrics import METRICS
     from dsenv.run_folder import RunFolder
+    from dsenv.search import SEARCHES
+    from dsenv.selectors import SELECTORS
     from dsenv.selectors import select as choose
-    from dsenv.tables import is_table
-    from dsenv.tracking import tracker
+    from dsenv.tables import SUFFIXES, is_table
+    from dsenv.task import RESPONSE_SKILL
+    from dsenv.tracking import check_tracking, tracker
 
     if save.suffix != ".json" and not is_table(save):
         raise InputError(f"--out {str(save)!r}: allowed are a selection *.json, or rows as *.csv, *.tsv, *.jsonl, *.parquet")
+    one_of("method", method, [*SEARCHES, *SELECTORS])
+    if metric is not None:
+        one_of("metric", metric, [*METRICS, RESPONSE_SKILL])
+    if not 0 < budget <= 1:
+        raise InputError(f"budget {budget!r} is not a share of the rows: allowed are above 0 up to 1")
+    check_tracking(track)
     columns: dict[str, Any] = {"text": text, "label": label, "response": response, "split_seed": split_seed}
     rows: TextDataset | None = None
     if is_table(data) or Path(data).is_dir():
         if dataset is not None:
             raise InputError(f"--dataset {dataset!r} goes with a task; {data!r} has the rows itself")
         dataset, rows = data, load_dataset(data, data_dir, **columns)
-        task = build_task(rows, encoder=encoder, reported=reported, seed=seed, cache_dir=cache_dir)
+        task = build_task(rows, encoder=encoder, reported=reported, cache_dir=cache_dir)
     else:
+        if Path(data).suffix and ".npz" not in data:
+            raise InputError(f"{data!r} is no task (a file *.npz, a bundled name) and no table: *{', *'.join(SUFFIXES)}")
         task = load_task(data)
         if dataset is not None:
             rows = load_dataset(dataset, data_dir, **columns).derive(task.facts["derivation"])
+            task.check_dataset(rows)
     if is_table(save) and dataset is None:
         raise InputError(f"--out {str(save)!r} takes rows, and a task has no texts: give --dataset, or --out selection.json")
+    source = _rows_file(str(dataset), data_dir) if is_table(save) else None
     folder = None if run is None else RunFolder(run)
     if folder is not None:
         folder.keep_task(task)
+    if rows is not None and data == dataset:
+        shares = np.bincount(rows.train.labels, minlength=len(rows.class_names)) / len(rows.train)
+        classes = ", ".join(f"{rows.class_names[k]} {shares[k]:.0%}" for k in np.argsort(-shares)[:8])
+        sizes = ", ".join(f"{len(part)} {split}" for split, part in rows.splits.items())
+        out.print(f"{data}: {sizes} rows; {classes}", highlight=False, markup=False, soft_wrap=True)
+        if len(task.reward) < FEW_REWARD_ROWS:
+            log.warning(
+                "%d reward rows are few: a search may fit their chance; see what a target makes of it", len(task.reward)
+            )
     found = choose(
         task,
         method=method,
@@ -209,17 +238,18 @@ def select(
         unit=unit,
         clustering=clustering,
     )
-    with tracker(track, f"{method} seed {seed}") as tell:
-        for spent, best in found.history:
-            tell(spent, score=best)
-    if is_table(save):
-        _write_rows(found.rows, str(dataset), data_dir, save)
+    if source is not None:
+        _write_rows(found.rows, source, save)
     else:
         found.save(save)
     if folder is not None:
         folder.keep_selection(found)
         folder.keep_command(_words())
-    reached = "" if found.score is None else f", score {found.score:.4f} after {found.evaluations} evaluations"
+    with tracker(track, f"{method} seed {seed}") as tell:
+        for spent, best in found.history:
+            tell(spent, score=best)
+    measured = metric or task.default_metric
+    reached = "" if found.score is None else f", {measured} {found.score:.4f} on reward rows, {found.evaluations} evaluations"
     out.print(f"{save}: {len(found.rows)} of {found.pool} rows{reached}", soft_wrap=True)
 
 
@@ -330,12 +360,12 @@ def evaluate(
         named = (registered, keywords, name or agent, seed)
         rows = [row for row in kept if (row.id, row.keywords, row.agent, row.seed) == named and row.budget in budgets]
         if not rows:
-            with progress(f"{agent} on {id}, seed {seed}", None):
+            with progress(f"{agent} on {id}, seed {seed}", max(budgets)) as scored:
                 if model is not None:
                     spent = max(budgets)
                     rows = [*play(model, registered, agent=name or agent, seeds=[seed], evaluations=spent, **keywords)]
                 else:
-                    rows = [*run_agent(searched, registered, name=name or agent, seed=seed, evaluations=budgets,
+                    rows = [*run_agent(searched, registered, name=name or agent, seed=seed, evaluations=budgets, scored=scored,
                                        variant=variant, **keywords)]  # fmt: skip
         found += rows
         save_results(found, partial)
@@ -432,19 +462,27 @@ def finetune(
     from dsenv.finetuning import fine_tune
     from dsenv.run_folder import RunFolder
     from dsenv.selection import Selection
+    from dsenv.tables import is_table
+    from dsenv.training import make_recipe
 
+    if is_table(selection):
+        raise InputError(f"{selection!r} is a table: give the selection (dsenv select --out selection.json), or 'all'")
     chosen = None if selection == "all" else Selection.load(selection)
     rows = load_dataset(dataset, data_dir, text=text, label=label, response=response, split_seed=split_seed)
     if chosen is not None:
         rows = rows.derive(chosen.derivation)
+    if Path(target).is_dir():
+        target = os.path.normpath(target)
+    recipe = {
+        "method": method, "epochs": epochs, "learning_rate": learning_rate, "batch_size": batch_size,
+        "max_length": max_length, "order": order, "device": device,
+    }  # fmt: skip
     path = save
     if run is not None and save is None:
-        named = ("all rows", None) if chosen is None else (chosen.method, chosen.seed)
-        path = RunFolder(run).target_file(named[0], target, named[1])
-    result = fine_tune(
-        chosen, rows, target, seeds=range(seeds), out=model, path=path, tracking=track, method=method, epochs=epochs,
-        learning_rate=learning_rate, batch_size=batch_size, max_length=max_length, order=order, device=device,
-    )  # fmt: skip
+        folder = RunFolder(run)
+        name = "all rows" if chosen is None else folder.name_of(chosen) or f"{chosen.method}-{chosen.seed}"
+        path = folder.target_file(name, asdict(make_recipe(target, **recipe)))
+    result = fine_tune(chosen, rows, target, seeds=range(seeds), out=model, path=path, tracking=track, **recipe)
     for tried in result.runs:
         scored = (
             f"test accuracy {tried.accuracy:.4f}, macro-F1 {tried.macro_f1:.4f}"
@@ -530,25 +568,40 @@ def export(
     out.print(f"{save}: {written} scores", soft_wrap=True)
 
 
-def _write_rows(rows: Sequence[int], dataset: str, data_dir: str | None, path: Path) -> None:
-    """Write rows of the training table, whose numbers become the column ``row``."""
-    from dsenv.dataset import find_folder, read_split
-    from dsenv.tables import is_table, read_table, write_table
+def _rows_file(dataset: str, data_dir: str | None) -> Path:
+    """Return the file of a dataset's training rows.
+
+    Raises:
+        InputError: for a dataset on the hub.
+    """
+    from dsenv.dataset import find_folder, split_files
+    from dsenv.tables import is_table
 
     if is_table(dataset):
-        table = read_table(dataset)
-    else:
-        folder = find_folder(dataset, data_dir)
-        if folder is None:
-            raise InputError(f"--out {str(path)!r}: rows of a hub dataset stay there; give --out selection.json")
-        table = read_split(folder, "train")
-    chosen = {name: [column[row] for row in rows] for name, column in table.items()}
-    write_table(chosen if "row" in chosen else {"row": list(rows), **chosen}, path)
+        return Path(dataset)
+    folder = find_folder(dataset, data_dir)
+    if folder is None:
+        raise InputError(f"rows of a hub dataset ({dataset!r}) stay there: give --out selection.json")
+    return split_files(folder, "train")[0]
+
+
+def _write_rows(rows: Sequence[int], source: Path, path: Path) -> None:
+    """Write rows of the training table with their numbers, in a column ``row`` (``row_number``, where there is one)."""
+    from dsenv.tables import read_table, write_table
+
+    table = read_table(source)
+    number = next(name for name in ("row", "row_number", "dsenv_row") if name not in table)
+    write_table({number: list(rows), **{name: [column[row] for row in rows] for name, column in table.items()}}, path)
 
 
 def _words() -> list[str]:
     """The command line, without the folders of files elsewhere."""
-    return ["dsenv", *(shlex.quote(Path(word).name if Path(word).is_absolute() else word) for word in sys.argv[1:])]
+
+    def short(word: str) -> str:
+        option, equals, value = word.rpartition("=") if word.startswith("-") else ("", "", word)
+        return f"{option}{equals}{Path(value).name if Path(value).is_absolute() else value}"
+
+    return ["dsenv", *(shlex.quote(short(word)) for word in sys.argv[1:])]
 
 
 def _source(source: Any) -> str:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
+import logging
 import math
 import os
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,13 +18,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dsenv.errors import InputError, require
+from dsenv.errors import InputError, check_whole, require
 from dsenv.seeding import generator
 from dsenv.splits import HELD_OUT, cut_rows, text_key
 from dsenv.tables import SUFFIXES, as_columns, is_table, read_table
 
+log = logging.getLogger(__name__)
+
 SPLITS = ("train", "validation", "test")
 Ints = npt.NDArray[np.int64]
+ALSO = {"validation": ("valid", "val", "dev")}  # other names of a split's file
+NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})")
+SURROGATE = re.compile("[\ud800-\udfff]")
+MOST_CLASSES = 50  # beyond which a column of mostly different labels is taken for a mistake
 INSTRUCTIONS = ("prompt", "response")  # columns of instruction data, where nothing else is said
 
 
@@ -157,6 +166,8 @@ class TextDataset:
         """
         if not 0 <= share <= 1:
             raise InputError(f"label noise {share!r} is not a share: allowed are 0 to 1")
+        if len(self.class_names) < 2:
+            raise InputError(f"label noise needs classes, and the rows of {self.name!r} have none")
         rng = generator(seed, "label noise")
         labels = self.train.labels.copy()
         flipped = rng.permutation(len(labels))[: round(share * len(labels))]
@@ -213,7 +224,8 @@ class TextDataset:
         if isinstance(table, (str, Path)):
             options = {"name": Path(table).stem, **options}
             table = read_table(table)
-        return cls.from_columns({"train": table}, **options)
+        meta = {**_label_names(table, options.get("label", "label")), **(options.pop("meta", None) or {})}
+        return cls.from_columns({"train": table}, meta=meta, **options)
 
     @classmethod
     def from_columns(
@@ -252,6 +264,7 @@ class TextDataset:
                 that training does not have, or too few rows to cut.
         """
         info = dict(meta or {})
+        check_whole("split_seed", split_seed, 0)
         if "train" not in splits:
             raise InputError(f"dataset {name!r} has no 'train' split; found: {', '.join(map(str, splits)) or 'none'}")
         tables = {split: as_columns(splits[split]) for split in SPLITS if split in splits}
@@ -259,7 +272,7 @@ class TextDataset:
         if plain and not {"text", label} & set(tables["train"]) and set(INSTRUCTIONS) <= set(tables["train"]):
             text, response = INSTRUCTIONS
         text = text or "text"
-        asked = {"text": text, "pairs": text_pair, "sources": source, "responses": response or ""}
+        asked = {"text": text, "pairs": text_pair, "sources": source, "responses": response}
         rows = {split: _read_rows(table, asked, label, f"split {split!r} of {name!r}") for split, table in tables.items()}
         for column in ("pairs", "sources"):
             if len({getattr(found, column) is None for found in rows.values()}) > 1:
@@ -274,11 +287,15 @@ class TextDataset:
             found = _cut(rows["train"], cut, split_seed)
             rows = {**rows, **{split: rows["train"].take(places) for split, places in found.items()}}
             info["split"] = {"cut": cut, "share": HELD_OUT, "seed": split_seed}
+            sizes = ", ".join(f"{split} {len(part)}" for split, part in rows.items())
+            log.info(
+                "%s: no %s split: cut out of the training rows with seed %d: %s", name, " and ".join(cut), split_seed, sizes
+            )
         return cls(name, rows["train"], rows["validation"], rows["test"], names, info)
 
     @classmethod
     def from_folder(cls, folder: str | Path, **columns: Any) -> TextDataset:
-        """Read ``train``, ``validation`` and ``test`` (``.parquet``, ``.csv``, ...) and, if there, ``meta.json``.
+        """Read the files ``train``, ``validation`` (``valid``, ``val``, ``dev``), ``test``, and ``meta.json`` if it is there.
 
         A missing ``validation`` or ``test`` is cut out of ``train``.
 
@@ -290,8 +307,7 @@ class TextDataset:
             InputError: for a missing folder, no training rows, an unreadable file, or anything ``from_columns`` refuses.
         """
         folder = Path(folder)
-        held_out = [split for split in SPLITS[1:] if any((folder / f"{split}{suffix}").is_file() for suffix in SUFFIXES)]
-        tables = {split: read_split(folder, split) for split in ("train", *held_out)}
+        tables = {split: read_split(folder, split) for split in SPLITS if split == "train" or split_files(folder, split)}
         meta_file = folder / "meta.json"
         meta: dict[str, Any] = {}
         if meta_file.is_file():
@@ -322,9 +338,7 @@ class TextDataset:
         loaded = read_hub(path, subset, revision)
         label = columns.get("label", "label")
         meta: dict[str, Any] = {"hub_id": path, "hub_revision": revision}
-        features = loaded["train"].features if "train" in loaded else {}
-        if getattr(features.get(label), "names", None):
-            meta["label_names"] = list(features[label].names)
+        meta |= _label_names(loaded["train"], label) if "train" in loaded else {}
         return cls.from_columns(dict(loaded), name=Path(path).name, meta=meta, **columns)
 
 
@@ -332,7 +346,7 @@ def as_dataset(data: TextDataset | Any, labels: Sequence[Any] | npt.NDArray[Any]
     """Return a dataset of what a user has: itself, texts with labels, or a table, whose splits are cut.
 
     Args:
-        data: a ``TextDataset``; n texts; or a table as in ``TextDataset.from_table``.
+        data: a ``TextDataset``; n texts; a table as in ``TextDataset.from_table``; or tables by split, ``{"train": ...}``.
         labels: one a text.
         columns: names of a table's columns, as in ``TextDataset.from_columns``.
 
@@ -340,6 +354,9 @@ def as_dataset(data: TextDataset | Any, labels: Sequence[Any] | npt.NDArray[Any]
         InputError: for what ``TextDataset.from_columns`` refuses, or labels beside a dataset or a table.
     """
     table = isinstance(data, (str, Path, Mapping)) or hasattr(data, "columns") or hasattr(data, "column_names")
+    if isinstance(data, Mapping) and "train" in data and not isinstance(data["train"], (list, tuple, np.ndarray)):
+        meta = {**_label_names(data["train"], columns.get("label", "label")), **(columns.pop("meta", None) or {})}
+        return TextDataset.from_columns(data, meta=meta, **columns)
     if labels is not None:
         if table or isinstance(data, TextDataset):
             raise InputError(f"labels= goes with texts; a {type(data).__name__} has its own (label= names a table's column)")
@@ -406,7 +423,7 @@ def read_split(folder: Path, split: str) -> dict[str, list[Any]]:
     """
     if not folder.is_dir():
         raise InputError(f"{str(folder)!r} is not a folder")
-    found = [folder / f"{split}{suffix}" for suffix in SUFFIXES if (folder / f"{split}{suffix}").is_file()]
+    found = split_files(folder, split)
     if len(found) != 1:
         have = ", ".join(path.name for path in found) or "none of them"
         raise InputError(f"folder {str(folder)!r} must hold one of {split}{{{','.join(SUFFIXES)}}}; found {have}")
@@ -458,19 +475,42 @@ def largest_remainder(weights: npt.NDArray[np.float64], total: int) -> Ints:
     return np.asarray(parts)
 
 
-def _read_rows(table: Mapping[str, list[Any]], asked: Mapping[str, str], label: str, where: str) -> Rows:
+def split_files(folder: Path, split: str) -> list[Path]:
+    """Return the files of a folder that are named as a split."""
+    names = (split, *ALSO.get(split, ()))
+    return [path for name in names for suffix in SUFFIXES if (path := folder / f"{name}{suffix}").is_file()]
+
+
+def _label_names(table: Any, label: str) -> dict[str, list[str]]:
+    """The names that a ``datasets.Dataset`` gives the classes 0, 1, ... of a column, if it does."""
+    names = getattr((getattr(table, "features", None) or {}).get(label), "names", None)
+    return {"label_names": list(names)} if names else {}
+
+
+def _read_rows(table: Mapping[str, list[Any]], asked: Mapping[str, str | None], label: str, where: str) -> Rows:
     """Return the rows of a table, of class 0 all, by the names of its columns."""
-    for column in (asked["text"], asked["responses"] or label):
+    for what, column in (
+        ("text", asked["text"]),
+        ("response", asked["responses"]) if asked["responses"] else ("label", label),
+    ):
         if column not in table:
-            raise InputError(f"{where} has no column {column!r}; found: {', '.join(table)}")
-    if len({len(column) for column in table.values()}) != 1:
-        raise InputError(f"the columns of {where} have different lengths")
+            near = difflib.get_close_matches(str(column).lower(), [name.lower() for name in table], n=1)
+            hint = next((f" Did you mean {name!r}?" for name in table if near and name.lower() == near[0]), "")
+            known = ", ".join(map(repr, table))
+            raise InputError(
+                f"{where} has no column {column!r}.{hint} Name the {what} column ({what}=, --{what}); found: {known}"
+            )
+    lengths = {name: len(values) for name, values in table.items()}
+    if len(set(lengths.values())) != 1:
+        raise InputError(f"the columns of {where} have different lengths: {lengths}")
 
     def texts(name: str) -> list[str] | None:
         column = asked[name]
-        if column not in table:
+        if column is None or column not in table:
             return None
-        values = [v if v is None or name != "sources" else str(v) for v in table[column]]
+        values = [_plain(value) for value in table[column]]
+        if name == "sources":
+            values = [value if value is None else str(value) for value in values]
         return _texts(values, f"column {column!r} of {where}")
 
     found = texts("text") or []
@@ -495,6 +535,8 @@ def _texts(values: Sequence[Any], where: str) -> list[str]:
             raise InputError(f"row {number} of {where} is {value!r}, not a text")
         if not value.strip():
             raise InputError(f"row {number} of {where} is empty")
+        if not value.isascii() and SURROGATE.search(value):
+            raise InputError(f"row {number} of {where} holds half a character (a lone surrogate), which no file can hold")
     return list(values)
 
 
@@ -504,7 +546,7 @@ def _classes(
     plain = {split: [_plain(value) for value in values] for split, values in labels.items()}
     for split, values in plain.items():
         for number, value in enumerate(values):
-            if value is None or value == "" or value != value:
+            if value is None or (isinstance(value, str) and not value.strip()):
                 raise InputError(f"row {number} of column {column!r} of split {split!r} of {name!r} is empty: no label")
     if declared is not None:
         if isinstance(declared, str) or not isinstance(declared, Sequence) or len(set(map(str, declared))) != len(declared):
@@ -514,9 +556,14 @@ def _classes(
         codes |= {str(i): i for i in range(len(names)) if str(i) not in codes}
     else:
         _check_kinds(plain["train"], name, column)
-        values = sorted(set(plain["train"]))
+        known = set(plain["train"])
+        numbers = all(isinstance(value, str) and NUMBER.fullmatch(value) for value in known)  # as files hold them
+        values = sorted(known, key=int) if numbers else sorted(known)
         names = tuple(str(value) for value in values)
-        codes = {value: i for i, value in enumerate(values)}
+        codes = {value: i for i, value in enumerate(values)} | {str(value): i for i, value in enumerate(values)}
+        if numbers:
+            codes |= {int(value): i for i, value in enumerate(values)}
+        _warn_of_classes(plain["train"], name, column)
     ids = {}
     for split, values in plain.items():
         for number, value in enumerate(values):
@@ -532,17 +579,40 @@ def _classes(
     return names, ids
 
 
+def _warn_of_classes(values: Sequence[Any], name: str, column: str) -> None:
+    """Refuse what is no label; say which classes may be one.
+
+    Raises:
+        InputError: where most labels are different.
+    """
+    counts = Counter(values)
+    if len(counts) > MOST_CLASSES and 2 * len(counts) > len(values):
+        raise InputError(
+            f"column {column!r} of {name!r} has {len(counts)} different labels in {len(values)} rows: is it an id?"
+        )
+    alike: dict[str, list[str]] = {}
+    for value in counts:
+        alike.setdefault(" ".join(str(value).split()).casefold(), []).append(str(value))
+    for spelled in alike.values():
+        if len(spelled) > 1:
+            log.warning("%s: labels %s of column %r are different classes", name, " and ".join(map(repr, spelled)), column)
+
+
 def _plain(value: Any) -> Any:
-    """A label as Python has it; whole numbers that pandas made floats of are whole again."""
+    """A cell as Python has it: None where it is missing, whole numbers that pandas made floats of whole again."""
     value = value.item() if isinstance(value, np.generic) else value
-    return int(value) if isinstance(value, float) and math.isfinite(value) and value.is_integer() else value
+    if type(value).__name__ in ("NAType", "NaTType"):  # pandas' own, which compare to nothing
+        return None
+    if isinstance(value, float):
+        return None if math.isnan(value) else int(value) if value.is_integer() else value
+    return value
 
 
 def _check_kinds(values: Sequence[Any], name: str, column: str) -> None:
     """Refuse labels of which some are numbers and some are texts: in a CSV file, the odd ones among mostly numbers."""
 
     def kind(value: Any) -> str:
-        return "a whole number" if isinstance(value, str) and re.fullmatch(r"-?\d+", value) else type(value).__name__
+        return "a whole number" if isinstance(value, str) and NUMBER.fullmatch(value) else type(value).__name__
 
     kinds = [kind(value) for value in values]
     texts = {"a whole number", "str"}
@@ -553,7 +623,8 @@ def _check_kinds(values: Sequence[Any], name: str, column: str) -> None:
         return  # a name such as "404" among names
     if odd is not None or usual not in ("int", "str", "bool", "a whole number"):
         row = odd or 0
+        others = "" if odd is None else f", others are {usual}"
         raise InputError(
             f"labels of {name!r} must all be whole numbers or all be texts: row {row} of column {column!r} is {values[row]!r} "
-            f"({kinds[row]}), most are {'not' if odd is None else usual}"
+            f"({kinds[row]}){others}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib
 import importlib.util
@@ -219,6 +220,9 @@ def encode(
     if train_rows is not None:
         splits["train"] = dataset.train.take(train_rows)
     if isinstance(encoder, str):
+        known = (*PACKAGED, "tfidf")
+        if not Path(encoder).exists() and difflib.get_close_matches(encoder, known, n=1, cutoff=0.75):
+            one_of("encoder", encoder, known)  # a slip of the pen is not looked for on the hub
         if encoder == "tfidf":
             encoder = TfidfEncoder([*splits["train"].texts, *(splits["train"].pairs or [])])
         elif encoder in PACKAGED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -45,9 +46,8 @@ def load_task(task: SelectionTask | str | Path) -> SelectionTask:
         return task
     if task == "synthetic":
         return synthetic_task()
-    path, suffix, variant = str(task).partition(".npz")
-    if suffix and variant[:1] in ("", ":"):
-        return SelectionTask.load(path + suffix, variant[1:])
+    if file := re.fullmatch(r"(.*\.npz)(?::(\w+))?", str(task), re.DOTALL):
+        return SelectionTask.load(file[1], file[2] or "")
     return load_bundled(str(task))
 
 

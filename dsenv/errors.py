@@ -74,14 +74,14 @@ def require(module: str, extra: str) -> ModuleType:
 
 @contextmanager
 def ending_cleanly() -> Iterator[None]:
-    """Let a program end at Ctrl-C, or at a documented error, with one line instead of a traceback."""
+    """Let a program end at Ctrl-C, a documented error or one of the system's, with one line instead of a traceback."""
     try:
         yield
     except (KeyboardInterrupt, SystemExit) as ended:
         if isinstance(ended, SystemExit) and ended.code != INTERRUPTED:
             raise
-        sys.stderr.write("stopped; what was finished is kept, and the same command goes on from there where it takes long\n")
+        sys.stderr.write("stopped; encoding, fine-tuning and finished runs are kept: the same command goes on from there\n")
         raise SystemExit(INTERRUPTED) from None
-    except DsenvError as error:
+    except (DsenvError, OSError) as error:
         sys.stderr.write(f"error: {error}\n")
         raise SystemExit(2) from error

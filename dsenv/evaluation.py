@@ -287,6 +287,7 @@ def run_agent(
     evaluations: Sequence[int],
     seed: int = 0,
     variant: str | None = None,
+    scored: Callable[[int], object] | None = None,
     **keywords: Any,
 ) -> list[Result]:
     """Let an agent spend a budget of evaluations on a problem.
@@ -300,6 +301,7 @@ def run_agent(
         variant: ``selection``: of the run's finalists, the one that is best on the selection rows is its result;
             ``lower_confidence``: the agent is shown a lower confidence bound of Φ; ``reward_rows``: environments of the
             evaluator draw half of the reward rows anew for every episode.
+        scored: called with every number of selections that were scored.
         keywords: for ``gym.make``; JSON-able.
 
     Returns:
@@ -318,7 +320,7 @@ def run_agent(
         raise InputError(str(error)) from error
     trained = {**keywords, "reward_rows": REWARD_ROWS} if variant == "reward_rows" else keywords
     shown = _lower_confidence(env) if variant == "lower_confidence" else env.proxy
-    evaluator = Evaluator(shown, max(evaluations), stages=evaluations, id=id, keywords=trained)
+    evaluator = Evaluator(shown, max(evaluations), stages=evaluations, id=id, keywords=trained, scored=scored)
     results = []
     for stage in run(agent, evaluator, seed):
         counts = stage.counts
@@ -471,7 +473,14 @@ def load_rows(path: str | Path) -> list[Row]:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:
         raise InputError(f"{str(path)!r} cannot be read: {error}") from error
-    return [_row(line) for line in lines if line.strip()]
+    found = []
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            try:
+                found.append(_row(line))
+            except InputError as error:
+                raise InputError(f"line {number} of {str(path)!r}: {error}") from error
+    return found
 
 
 def versions() -> dict[str, str]:

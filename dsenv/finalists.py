@@ -276,8 +276,8 @@ def select_finalist(
         raise InputError("the target needs at least one seed to decide between finalists")
     if task.is_instructions:
         raise InputError(f"task {task.name!r} is of instruction data: finalists are decided between by classes; use select")
-    if dataset is not None and dataset.fingerprint != task.facts["fingerprint"]:
-        raise InputError(f"task {task.name!r} was not built from dataset {dataset.name!r} as it is here")
+    if dataset is not None:
+        task.check_dataset(dataset)
     if dataset is None and recipe:
         raise InputError(f"{', '.join(recipe)}: without dataset= no target is trained, so it has no recipe")
     chosen = make_recipe(target, **{**SHORT, **recipe})

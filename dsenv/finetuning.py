@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -12,12 +13,16 @@ from typing import Any
 import numpy as np
 
 from dsenv.dataset import Ints, Rows, TextDataset
-from dsenv.errors import InputError
+from dsenv.errors import InputError, check_whole
 from dsenv.files import atomic_write
 from dsenv.metrics import accuracy, macro_f1
-from dsenv.selection import Selection
+from dsenv.selection import Selection, row_ids_digest
 from dsenv.tracking import tracker
 from dsenv.training import Fit, Target, fit, load_target, make_recipe, predict, response_losses
+
+log = logging.getLogger(__name__)
+
+FEW_STEPS = 60  # of the optimiser: below, a warning
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,8 @@ class TargetResult:
         recipe: how the target was trained.
         runs: one a seed.
         rows_digest: of the chosen rows, in their order.
+        fingerprint: of the dataset.
+        selection: digest of the row ids (``Selection.digest``); "" for all rows.
     """
 
     method: str
@@ -59,6 +66,8 @@ class TargetResult:
     recipe: dict[str, Any]
     runs: tuple[TargetRun, ...]
     rows_digest: str = ""
+    fingerprint: str = ""
+    selection: str = ""
 
     def save(self, path: str | Path) -> Path:
         """Write the result as JSON, atomically."""
@@ -117,10 +126,28 @@ def fine_tune(
     chosen = make_recipe(target, **recipe)
     if not seeds:
         raise InputError("fine-tuning needs at least one seed")
+    for seed in seeds:
+        check_whole("seed", seed, 0)
+    if not isinstance(dataset, TextDataset):
+        raise InputError(
+            f"dataset is a {type(dataset).__name__}: make it a TextDataset (TextDataset.from_table, load_dataset)"
+        )
     rows, method = _rows(selection, dataset)
+    steps = chosen.epochs * -(-len(rows) // chosen.batch_size)
+    if steps < FEW_STEPS:
+        log.warning(
+            "%d rows, %d to a step, %d epochs: %d steps may be too few to learn from; epochs=%d gives about %d",
+            *(len(rows), chosen.batch_size, chosen.epochs, steps, -(-FEW_STEPS * chosen.epochs // steps), FEW_STEPS),
+        )
     shares = np.bincount(rows.labels, minlength=len(dataset.class_names)) / len(rows)
-    result = TargetResult(method, len(rows), tuple(shares.tolist()), asdict(chosen), (), rows.digest)
+    ids = selection.rows if isinstance(selection, Selection) else selection
+    result = TargetResult(
+        method, len(rows), tuple(shares.tolist()), asdict(chosen), (), rows.digest, dataset.fingerprint,
+        "" if ids is None else row_ids_digest(ids),
+    )  # fmt: skip
     known = {} if path is None or not Path(path).is_file() else {run.seed: run for run in _resumed(path, result).runs}
+    if out is not None and seeds[-1] in known:
+        raise InputError(f"{str(path)!r} holds the last seed already, so there is no model to write: give another path")
     model = None
     for seed in seeds:
         if seed not in known:
@@ -138,8 +165,7 @@ def fine_tune(
             if checkpoint is not None:
                 checkpoint.unlink(missing_ok=True)
     if out is not None:
-        if model is None:
-            raise InputError(f"{str(path)!r} holds every seed already, so there is no model to write: give another path")
+        assert model is not None
         model.model.save_pretrained(out)
         model.tokenizer.save_pretrained(out)
     return replace(result, runs=tuple(known[seed] for seed in seeds))
@@ -148,9 +174,14 @@ def fine_tune(
 def _resumed(path: str | Path, result: TargetResult) -> TargetResult:
     """Return what a file holds of the same fine-tuning."""
     held = TargetResult.load(path)
-    for name in ("rows_digest", "recipe", "method"):
-        if getattr(held, name) != getattr(result, name):
-            raise InputError(f"{str(path)!r} holds the result of another fine-tuning (other {name}): give another path")
+    ours = {**result.recipe, "rows": result.rows_digest, "dataset": result.fingerprint, "method": result.method}
+    theirs = {**held.recipe, "rows": held.rows_digest, "dataset": held.fingerprint, "method": held.method}
+    for name, value in ours.items():
+        if theirs.get(name) != value:
+            raise InputError(
+                f"{str(path)!r} holds the result of another fine-tuning: {name} is {theirs.get(name)!r} there and {value!r} "
+                "now; give another path"
+            )
     return held
 
 

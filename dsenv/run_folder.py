@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from dsenv.errors import InputError
 from dsenv.evaluation import Row, load_rows
@@ -80,17 +83,36 @@ class RunFolder:
             raise InputError(f"{str(self.path)!r} holds another task than {task.name!r}: give the run a folder of its own")
 
     def keep_selection(self, selection: Selection) -> Path:
-        """Keep a selection of the task, by its method and seed."""
-        return selection.save(self.path / "selections" / f"{_file_name(selection.method)}-{selection.seed}.json")
+        """Keep a selection of the task, by its method and seed, and a digest where other rows have that name."""
+        name = self.name_of(selection)
+        if name is None:
+            name = f"{_file_name(selection.method)}-{selection.seed}"
+            if name in self.selections:
+                name += f"-{selection.digest[:6]}"
+        return selection.save(self.path / "selections" / f"{name}.json")
+
+    def name_of(self, chosen: Selection | TargetResult) -> str | None:
+        """Return the name of the kept selection that has the same rows as another, or that a target was trained on."""
+        digest = chosen.digest if isinstance(chosen, Selection) else chosen.selection
+        same = [
+            name
+            for name, known in self.selections.items()
+            if known.method == chosen.method and (known.digest == digest or not digest)
+        ]
+        return same[-1] if same else None
 
     def keep_target(self, result: TargetResult) -> Path:
         """Keep what a target made of chosen rows."""
-        return result.save(self.target_file(result.method, result.recipe["target"]))
+        return result.save(self.target_file(self.name_of(result) or result.method, result.recipe))
 
-    def target_file(self, method: str, target: str, seed: int | None = None) -> Path:
-        """Return where the result of a target is kept: by what chose the rows, the seed of that, and the target's name."""
-        named = [_file_name(method), *([] if seed is None else [str(seed)]), _file_name(Path(target).name)]
-        return self.path / "targets" / f"{'-'.join(named)}.json"
+    def target_file(self, chosen: str, recipe: Mapping[str, Any]) -> Path:
+        """Return where a result is kept: by what chose the rows, the target, and the recipe where it is another."""
+        name = f"{_file_name(chosen)}-{_file_name(Path(recipe['target']).name)}"
+        path = self.path / "targets" / f"{name}.json"
+        if path.is_file() and TargetResult.load(path).recipe != dict(recipe):
+            digest = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:6]
+            path = path.with_name(f"{name}-{digest}.json")
+        return path
 
     def keep_command(self, words: Sequence[str]) -> None:
         """Keep a command line; one that stands there already moves to the end."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,11 @@ from dsenv.errors import InputError
 from dsenv.files import atomic_write
 from dsenv.picks import PickPlan
 from dsenv.task import SelectionTask
+
+
+def row_ids_digest(rows: Sequence[int] | Ints) -> str:
+    """Return 16 hexadecimal digits of row ids, in their order."""
+    return hashlib.sha256(np.asarray(rows, "<i8").tobytes()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -52,6 +59,11 @@ class Selection:
     seconds: float = 0.0
     history: tuple[tuple[int, float], ...] = ()
 
+    @property
+    def digest(self) -> str:
+        """Of the row ids, in their order."""
+        return row_ids_digest(self.rows)
+
     @classmethod
     def from_rows(cls, task: SelectionTask, numbers: Ints, method: str, **provenance: Any) -> Selection:
         """Make a selection of a task's training row numbers (0..n-1 of the pool)."""
@@ -83,7 +95,8 @@ class Selection:
             how = f"; apply the derivation {self.derivation} to it first" if self.derivation != dataset.derivation else ""
             raise InputError(
                 f"the selection was made from task {self.task!r}, dataset fingerprint {self.fingerprint[:16]}; dataset "
-                f"{dataset.name!r} has {dataset.fingerprint[:16]}{how}"
+                f"{dataset.name!r} has {dataset.fingerprint[:16]}{how}: other rows, another label or response column, or "
+                "another split seed make another dataset"
             )
         return replace(dataset, train=dataset.train.take(dataset.train.places(self.rows)))
 
@@ -103,6 +116,8 @@ class Selection:
         try:
             found = json.loads(Path(path).read_text(encoding="utf-8"))
             rows, counts, history = found.pop("rows"), found.pop("counts", None), found.pop("history", [])
+            if not rows:
+                raise InputError(f"{str(path)!r} holds no rows")
             if not all(isinstance(row, int) and row >= 0 for row in rows):
                 raise InputError(f"{str(path)!r} holds row ids that are not whole numbers from 0")
             rises = tuple((int(evaluations), float(score)) for evaluations, score in history)

@@ -22,6 +22,7 @@ HELD_OUT = 0.1  # share of each split that is cut out of the training rows
 FEWEST = {"train": 2, "validation": 2, "test": 1}
 NEAR = 0.95  # cosine of two vectors whose texts are compared
 SIMILAR = 0.9  # difflib's ratio of two texts that are near-duplicates
+LONG = 1_000  # letters
 LOOKED_AT = 2_000  # held-out rows, at most
 
 
@@ -59,13 +60,14 @@ def cut_rows(keys: Sequence[Hashable], strata: Sequence[Hashable], cut: Sequence
             found["train"] += rows
         else:
             inside.setdefault(strata[rows[0]], []).append(rows)
+    room = dict.fromkeys(found, 0.0)  # what is left of a stratum's share goes to the next
     for stratum in inside.values():
         stratum.sort(key=len, reverse=True)  # the large ones while every split has room
         total = sum(map(len, stratum))
-        room = {split: HELD_OUT * total for split in cut}
-        room = {"train": total - sum(room.values()), **room}
-        for rows in stratum:
-            split = max(room, key=room.__getitem__)
+        for split in found:
+            room[split] += total * (HELD_OUT if split in cut else 1 - HELD_OUT * len(cut))
+        for number, rows in enumerate(stratum):
+            split = max(room, key=room.__getitem__) if number else "train"
             found[split] += rows
             room[split] -= len(rows)
     for split, rows in found.items():
@@ -86,7 +88,7 @@ def near_duplicates(
     """Return (held-out row, training row) pairs whose texts differ by little.
 
     Of every held-out row the nearest training row is looked at: their vectors' cosine is at least .95, and their letters
-    and digits agree by at least .9 (``difflib``).
+    and digits agree by at least .9 (``difflib``; of texts above 1,000 letters the sets of three words in a row do).
 
     Args:
         train: (n, d) vectors.
@@ -105,12 +107,24 @@ def near_duplicates(
         value = cosines[np.arange(len(asked)), first]
         better = value > best
         best[better], nearest[better] = value[better], first[better] + start
-    found = []
-    for row in np.flatnonzero(best >= NEAR).tolist():
-        ours, theirs = _letters(held_out_texts[row]), _letters(train_texts[int(nearest[row])])
-        if ours == theirs or difflib.SequenceMatcher(None, ours, theirs, autojunk=False).ratio() >= SIMILAR:
-            found.append((row, int(nearest[row])))
-    return found
+    candidates = np.flatnonzero(best >= NEAR).tolist()
+    return [(row, int(nearest[row])) for row in candidates if _alike(held_out_texts[row], train_texts[int(nearest[row])])]
+
+
+def _alike(one: str, other: str) -> bool:
+    one, other = _letters(one), _letters(other)
+    if one == other:
+        return True
+    if min(len(one), len(other)) > LONG:  # difflib's time grows with the square
+        ours, theirs = _triples(one), _triples(other)
+        return len(ours & theirs) >= SIMILAR * len(ours | theirs)
+    matcher = difflib.SequenceMatcher(None, one, other, autojunk=False)
+    return all(ratio() >= SIMILAR for ratio in (matcher.real_quick_ratio, matcher.quick_ratio, matcher.ratio))
+
+
+def _triples(text: str) -> set[tuple[str, ...]]:
+    words = text.split()
+    return set(zip(words, words[1:], words[2:], strict=False))
 
 
 def warn_of_duplicates(
@@ -135,7 +149,7 @@ def warn_of_duplicates(
             row, twin = pairs[0]
             log.warning(
                 "%s: %d of %d rows looked at in %s are near-duplicates of training rows (row %d of training row %d, say): "
-                "scores on them flatter what selects their twins",
+                "scores on them are too good for selections with those rows; better keep one of each pair",
                 *(name, len(pairs), len(rows), split, ids[split][rows[row]], ids["train"][twin]),
             )
         found += len(pairs)

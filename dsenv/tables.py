@@ -6,7 +6,9 @@ import csv
 import io
 import json
 import re
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,39 +25,32 @@ Columns = dict[str, list[Any]]
 
 def is_table(path: str | Path) -> bool:
     """Say whether a path has the name of a table."""
-    return Path(path).suffix in SUFFIXES
+    return _suffix(path) in SUFFIXES
 
 
 def read_table(path: str | Path) -> Columns:
     """Read a Parquet, CSV, TSV or JSON-lines file as columns of equal length.
 
-    Text is UTF-8, with or without a byte-order mark. Whole numbers in a column of a CSV file are read as such where all
-    its cells are whole numbers.
+    Text is UTF-8, with or without a byte-order mark. Cells of CSV and TSV files are texts.
 
     Raises:
         InputError: where the file is missing, empty, or cannot be read as what its name says; the row (from 0, without the
-            header) and the column are named.
+            header), its line and the column are named.
     """
-    path = Path(path)
-    if not is_table(path):
-        raise InputError(f"{str(path)!r} is no table: allowed are files {', '.join('*' + suffix for suffix in SUFFIXES)}")
+    path = _checked(path)
     try:
-        if path.suffix == ".parquet":
+        if _suffix(path) == ".parquet":
             parquet = require("pyarrow.parquet", "build")
             table: Columns = parquet.read_table(path).to_pydict()
-            records = None
         else:
             data = path.read_bytes()
-            records = _delimited(data, path) if path.suffix in DELIMITERS else _json_lines(data, path)
+            records = _delimited(data, path) if _suffix(path) in DELIMITERS else _json_lines(data, path)
+            names = list(dict.fromkeys(column for record in records for column in record))
+            table = {column: [record.get(column) for record in records] for column in names}
     except (OSError, ValueError, csv.Error) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{str(path)!r} cannot be read: {error}") from error
-    if records is not None:
-        names = list(dict.fromkeys(column for record in records for column in record))
-        table = {column: [record.get(column) for record in records] for column in names}
-        if path.suffix in DELIMITERS:
-            table = {name: _whole_numbers(column) for name, column in table.items()}
     if not table or not len(next(iter(table.values()))):
         raise InputError(f"{str(path)!r} has no rows")
     return table
@@ -67,20 +62,18 @@ def write_table(columns: Mapping[str, Sequence[Any]], path: str | Path) -> Path:
     Raises:
         InputError: for another name than ``read_table`` reads.
     """
-    path = Path(path)
-    if not is_table(path):
-        raise InputError(f"{str(path)!r} is no table: allowed are files {', '.join('*' + suffix for suffix in SUFFIXES)}")
+    path = _checked(path)
     records = zip(*columns.values(), strict=True)
     with atomic_write(path) as temporary:
-        if path.suffix == ".parquet":
+        if _suffix(path) == ".parquet":
             table = require("pyarrow", "build").table({name: list(column) for name, column in columns.items()})
             require("pyarrow.parquet", "build").write_table(table, temporary)
-        elif path.suffix == ".jsonl":
+        elif _suffix(path) == ".jsonl":
             lines = (json.dumps(dict(zip(columns, record, strict=True)), ensure_ascii=False) + "\n" for record in records)
             temporary.write_text("".join(lines), encoding="utf-8")
         else:
             with temporary.open("w", encoding="utf-8", newline="") as file:
-                writer = csv.writer(file, delimiter=DELIMITERS[path.suffix])
+                writer = csv.writer(file, delimiter=DELIMITERS[_suffix(path)])
                 writer.writerow(columns)
                 writer.writerows(records)
     return path
@@ -92,40 +85,76 @@ def as_columns(table: Any) -> Columns:
     Raises:
         InputError: for anything else.
     """
-    names = getattr(table, "column_names", None) or getattr(table, "columns", None)
+    if hasattr(table, "to_pydict"):
+        return dict(table.to_pydict())
+    names = getattr(table, "column_names", None)
+    names = getattr(table, "columns", None) if names is None else names
     if names is None and not isinstance(table, Mapping):
         raise InputError(
             f"a {type(table).__name__} is no table: allowed are a dict of lists, a pandas DataFrame, a datasets.Dataset"
         )
+    listed = [str(name) for name in (table if names is None else names)]
+    _check_names(listed, "the table")
     return {str(name): list(table[name]) for name in (table if names is None else names)}
+
+
+def _suffix(path: str | Path) -> str:
+    return Path(path).suffix.lower()
+
+
+def _checked(path: str | Path) -> Path:
+    if not is_table(path):
+        raise InputError(f"{str(path)!r} is no table: allowed are files {', '.join('*' + suffix for suffix in SUFFIXES)}")
+    return Path(path)
+
+
+def _check_names(names: Sequence[str], where: str) -> None:
+    twice = sorted({name for name in names if name and names.count(name) > 1})
+    if twice:
+        raise InputError(f"{where} has two columns {twice[0]!r}")
+
+
+@contextmanager
+def _long_cells() -> Iterator[None]:
+    """Let csv read cells of any length; its limit belongs to the process."""
+    limit = csv.field_size_limit(sys.maxsize)
+    try:
+        yield
+    finally:
+        csv.field_size_limit(limit)
 
 
 def _delimited(data: bytes, path: Path) -> list[dict[str, Any]]:
     text = data.decode("utf-8-sig", "surrogateescape")  # what is not UTF-8 is found in its row and column, below
+    if not text.strip():
+        raise InputError(f"{str(path)!r} is empty")
     header = text.partition("\n")[0]
-    delimiter = DELIMITERS[path.suffix]
+    if broken := NOT_UTF8.search(header):
+        raise InputError(f"the header of {str(path)!r} is not UTF-8 at character {broken.start()}; save the file as UTF-8")
+    delimiter = DELIMITERS[_suffix(path)]
     if delimiter not in header:
         delimiter = next((other for other in OTHER_DELIMITERS if other in header), delimiter)
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     records: list[dict[str, Any]] = []
-    if broken := NOT_UTF8.search(header):
-        raise InputError(f"the header of {str(path)!r} is not UTF-8 at character {broken.start()}; save the file as UTF-8")
-    if not text.strip():
-        raise InputError(f"{str(path)!r} is empty")
-    try:
-        for record in reader:
+    with _long_cells():
+        names = [name.strip() for name in reader.fieldnames or []]
+        reader.fieldnames = names
+        _check_names(names, repr(str(path)))
+        while True:
+            try:
+                record = next(reader, None)
+            except csv.Error as error:
+                where = f"row {len(records)} of {str(path)!r} (line {reader.line_num})"
+                raise InputError(f"{where} cannot be read: {error}") from error
+            if record is None:
+                return records
+            where = f"row {len(records)} of {str(path)!r} (line {reader.line_num})"
+            if None in record:
+                raise InputError(f"{where} has more cells than the header has columns ({len(names)})")
+            if None in record.values():
+                raise InputError(f"{where} has fewer cells than the header has columns ({len(names)})")
+            _check_unicode(record, len(records), path)
             records.append(record)
-    except csv.Error as error:
-        raise InputError(f"row {len(records)} of {str(path)!r} (line {reader.line_num}) cannot be read: {error}") from error
-    names = reader.fieldnames or []
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise InputError(f"{str(path)!r} has two columns {twice[0]!r}")
-    for number, record in enumerate(records):
-        if None in record:
-            raise InputError(f"row {number} of {str(path)!r} has more cells than the header has columns ({len(names)})")
-        _check_unicode(record, number, path)
-    return records
 
 
 def _json_lines(data: bytes, path: Path) -> list[dict[str, Any]]:
@@ -152,9 +181,3 @@ def _check_unicode(record: Mapping[str, Any], number: int, path: Path) -> None:
                 f"row {number} of column {column!r} of {str(path)!r} is not UTF-8: "
                 f"{cell.encode('utf-8', 'surrogateescape')[:60]!r}; save the file as UTF-8"
             )
-
-
-def _whole_numbers(column: list[Any]) -> list[Any]:
-    """A column of whole numbers as such, so that it means the same as in Parquet; any other column as it is."""
-    numbers = all(value is not None and re.fullmatch(r"-?(0|[1-9]\d{0,17})", value) for value in column)
-    return [int(value) for value in column] if numbers else column

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsenv.clustering import Clustering
-from dsenv.dataset import Ints
+from dsenv.dataset import Ints, TextDataset
 from dsenv.encoders import Vectors
 from dsenv.errors import InputError, TaskFileError, one_of
 from dsenv.files import atomic_write
@@ -197,6 +197,18 @@ class SelectionTask:
     def train_responses(self, rows: Ints | slice = slice(None)) -> Vectors:
         """Return (m, r) float32 reduced vectors of the responses of training rows, by their numbers in the pool."""
         return np.asarray(self._array("responses")[self._train_places[rows]] * self._array("response_scale"), np.float32)
+
+    def check_dataset(self, dataset: TextDataset) -> None:
+        """Refuse a dataset that the task was not built from.
+
+        Raises:
+            InputError: for another dataset, or another derivation of it.
+        """
+        if dataset.fingerprint != self.facts["fingerprint"]:
+            raise InputError(
+                f"task {self.name!r} was not built from dataset {dataset.name!r} as it is here: other rows, another label or "
+                "response column, another split seed or another derivation"
+            )
 
     def clustering(self, name: str) -> Clustering:
         """Return a stored clustering.

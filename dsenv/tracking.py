@@ -19,6 +19,17 @@ class Tracker(Protocol):
         """Keep values of a step: rows trained on, evaluations or rollouts spent."""
 
 
+def check_tracking(where: str | None) -> None:
+    """Refuse what ``tracker`` cannot write to.
+
+    Raises:
+        InputError: for anything but ``tensorboard:FOLDER``, ``wandb:PROJECT`` and None.
+    """
+    kind, _, place = (where or "").partition(":")
+    if where is not None and (kind not in TRACKERS or not place):
+        raise InputError(f"tracking {where!r}: allowed are tensorboard:FOLDER and wandb:PROJECT")
+
+
 @contextmanager
 def tracker(where: str | None, name: str) -> Iterator[Tracker]:
     """Yield a tracker that writes to ``where`` until the block ends.
@@ -35,11 +46,14 @@ def tracker(where: str | None, name: str) -> Iterator[Tracker]:
     if where is None:
         yield lambda step, **values: None
         return
-    kind, colon, place = where.partition(":")
-    if kind not in TRACKERS or not colon or not place:
-        raise InputError(f"tracking {where!r}: allowed are tensorboard:FOLDER and wandb:PROJECT")
+    check_tracking(where)
+    kind, _, place = where.partition(":")
     if kind == "wandb":
-        run = require("wandb", "tracking").init(project=place, name=name)
+        library = require("wandb", "tracking")
+        try:
+            run = library.init(project=place, name=name)
+        except library.errors.Error as error:
+            raise InputError(f"tracking {where!r}: W&B says {error}; WANDB_MODE=offline needs no login") from error
         try:
             yield lambda step, **values: run.log(values, step=step)
         finally:

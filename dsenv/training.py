@@ -136,6 +136,8 @@ def load_target(recipe: Recipe, classes: int | None, seed: int = 0) -> Target:
         if classes is None and loaded["missing_keys"]:
             lacks = ", ".join(sorted(loaded["missing_keys"])[:3])
             raise InputError(f"target {recipe.target!r} is no complete causal language model: it lacks weights ({lacks}, ...)")
+        if classes is None:
+            _check_causal(model, recipe.target)
         absent = [key for key in loaded["missing_keys"] if key.startswith(f"{model.base_model_prefix}.")]
         if absent:  # beside the head, which is always new
             log.warning(
@@ -160,6 +162,16 @@ def load_target(recipe: Recipe, classes: int | None, seed: int = 0) -> Target:
             model = peft.get_peft_model(model, config)
     model.to(device)
     return Target(model, tokenizer, recipe, device)
+
+
+def _check_causal(model: Any, name: str) -> None:
+    """Refuse a model that reads the tokens it is asked to predict (BERT with its language model head, say)."""
+    torch = require("torch", "finetune")
+    model.eval()
+    with torch.inference_mode():
+        first = [model(input_ids=torch.tensor([[1, 2, last]])).logits[0, 0] for last in (3, 4)]
+    if not torch.equal(*first):
+        raise InputError(f"target {name!r} is no causal language model: what it predicts depends on later tokens")
 
 
 def fit(

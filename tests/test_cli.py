@@ -178,22 +178,35 @@ def test_from_a_table_to_a_report(tmp_path):
     told = dsenv(
         "select", *mine, *build, "--evaluations", 100, "--track", "tensorboard:tb", "--out", "chosen.csv", cwd=tmp_path
     )
-    assert "19 of 193 rows, score" in told and any((tmp_path / "tb").rglob("events.*"))
+    assert (
+        "19 of 192 rows, brier_skill" in told
+        and "192 train, 24 validation" in told
+        and any((tmp_path / "tb").rglob("events.*"))
+    )
     chosen = read_table(tmp_path / "chosen.csv")
-    assert chosen["review"] == [columns["text"][row] for row in chosen["row"]] and chosen["id"] == chosen["row"]
+    numbers = [int(row) for row in chosen["row"]]
+    assert chosen["review"] == [columns["text"][row] for row in numbers] and chosen["id"] == chosen["row"]
     dsenv("select", *mine, *build, "--method", "random", "--out", "random.json", cwd=tmp_path)
     run = RunFolder(tmp_path / "run")
     assert list(run.selections) == ["swap-0", "random-0"]
-    assert list(run.selections["swap-0"].rows) == chosen["row"] and run.selections["swap-0"].history
+    assert list(run.selections["swap-0"].rows) == numbers and run.selections["swap-0"].history
     tune = (*mine, "--target", "bert", "--epochs", 1, "--max-length", 32, "--run", "run")
     assert "19 rows, test accuracy" in dsenv("finetune", "random.json", *tune, cwd=tmp_path)
-    assert "193 rows, test accuracy" in dsenv("finetune", "all", *tune, cwd=tmp_path)
+    assert "192 rows, test accuracy" in dsenv("finetune", "all", *tune, cwd=tmp_path)
     assert list(run.targets) == ["random-0-bert", "all-rows-bert"]
     page = dsenv("report", "run", "--dataset", *mine, cwd=tmp_path)
     assert "run/report.html" in page and (tmp_path / "run" / "report.html").stat().st_size > 10_000
     assert [line.split()[1] for line in run.commands] == ["select", "select", "finetune", "finetune"]
+    dsenv("select", *mine, *build, "--method", "random", "--seed", 1, "--out", "second.json", cwd=tmp_path)
+    assert list(RunFolder(tmp_path / "run").selections) == ["swap-0", "random-0", "random-1"]
+    dsenv("build", *mine, "--encoder", "tfidf", "--cache-dir", "cache", "--out", "task.npz", cwd=tmp_path)
+    shifted = {name: [values[-1], *values[:-1]] for name, values in read_table(tmp_path / "my.csv").items()}
+    write_table(shifted, tmp_path / "shifted.csv")
+    others = ("--dataset", "shifted.csv", *mine[1:], "--out", "wrong.csv")
+    assert "was not built from dataset 'shifted'" in dsenv("select", "task.npz", *others, cwd=tmp_path, ok=False)
+    assert not (tmp_path / "wrong.csv").exists()
     other = dsenv("select", "synthetic", "--run", "run", cwd=tmp_path, ok=False)
-    assert "holds another task" in other and len(RunFolder(tmp_path / "run").selections) == 2
+    assert "holds another task" in other and len(RunFolder(tmp_path / "run").selections) == 3
 
 
 def test_instruction_data_from_a_table(tmp_path, llama):
@@ -209,15 +222,25 @@ def test_instruction_data_from_a_table(tmp_path, llama):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (("select", "my.csv", "--label", "stars"), "no column 'text'; found: id, review, stars"),
+        (
+            ("select", "my.csv", "--label", "stars"),
+            "no column 'text'. Name the text column (text=, --text); found: 'id', 'review', 'stars'",
+        ),
         (("select", "my.csv", "--text", "review", "--label", "note"), "no column 'note'"),
         (("select", "my.csv", "--text", "review", "--label", "stars", "--out", "x.txt"), "allowed are a selection *.json"),
         (("select", "none.csv"), "cannot be read"),
         (("select", "synthetic", "--out", "x.csv"), "a task has no texts"),
+        (("select", "my.xlsx"), "is no task (a file *.npz, a bundled name) and no table: *.parquet, *.csv"),
+        (("select", "my.csv", "--method", "swaap"), "Did you mean 'swap'"),
+        (("select", "my.csv", "--budget", 5), "budget 5.0 is not a share"),
+        (("select", "my.csv", "--track", "x:y"), "tensorboard:FOLDER"),
+        (("select", "my.csv", "--text", "Review", "--label", "stars"), "Did you mean 'review'?"),
+        (("select", "my.csv", "--text", "review", "--label", "stars", "--encoder", "tfdif"), "Did you mean 'tfidf'?"),
+        (("finetune", "my.csv", "my.csv"), "is a table: give the selection"),
         (("select", "my.csv", "--dataset", "my.csv"), "has the rows itself"),
         (
-            ("finetune", "all", "my.csv", "--text", "id", "--label", "stars"),
-            "row 0 of column 'id' of split 'train' of 'my' is 0, not a text",
+            ("finetune", "all", "my.csv", "--text", "review", "--label", "id"),
+            "column 'id' of 'my' has 240 different labels in 240 rows: is it an id?",
         ),
         (("finetune", "all", "my.csv", "--text", "review", "--label", "stars", "--track", "x"), "tensorboard:FOLDER"),
         (("report", "nowhere"), "is no run"),

@@ -103,7 +103,7 @@ def change(split, column, row, value):
     ("splits", "says"),
     [
         ({k: v for k, v in tiny_splits().items() if k != "train"}, "no 'train' split; found: validation, test"),
-        ({**tiny_splits(), "test": {"text": ["a"]}}, "no column 'label'; found: text"),
+        ({**tiny_splits(), "test": {"text": ["a"]}}, "no column 'label'. Name the label column .*; found: 'text'"),
         ({**tiny_splits(), "train": {"label": [0]}}, "no column 'text'"),
         (change("train", "text", 4, "  "), "row 4 of column 'text' of split 'train' of 'own' is empty"),
         (change("train", "text", 4, None), "row 4 .* is None, not a text"),

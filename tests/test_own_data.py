@@ -1,5 +1,6 @@
 """A user's own rows: splits that are cut, row ids of the table, instruction data, and refusals that name the cell."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -13,13 +14,15 @@ import pytest
 
 import dsenv
 from dsenv.baselines import model_for, reward_of_rows
-from dsenv.dataset import TextDataset, load_dataset
+from dsenv.dataset import TextDataset, as_dataset, load_dataset
 from dsenv.errors import InputError
 from dsenv.evaluation import evaluate, replay
+from dsenv.finetuning import TargetResult
 from dsenv.proxies.finetune import FinetuneProxy
 from dsenv.proxies.outputs import Outputs
 from dsenv.proxies.ridge import RidgeProxy, score_weights
 from dsenv.proxies.ridge_torch import TorchRidgeProxy
+from dsenv.run_folder import RunFolder
 from dsenv.search import search
 from dsenv.splits import cut_rows, near_duplicates
 from dsenv.tables import read_table, write_table
@@ -148,6 +151,10 @@ def test_duplicates_stay_together_and_classes_keep_their_shares():
     # A text with two labels goes to training, a class of one row too.
     odd = cut_rows(["same", "same", *keys], ["x", "y", *strata], ("validation", "test"))
     assert {0, 1} <= set(odd["train"].tolist())
+    # Classes too small for a tenth of their own share theirs.
+    small = cut_rows(range(500), [i % 100 for i in range(500)], ("validation", "test"))
+    assert [len(rows) for rows in small.values()] == [400, 50, 50]
+    assert {i % 100 for i in small["train"].tolist()} == set(range(100))
     with pytest.raises(InputError, match="3 rows, 1 of them different, cannot be cut .* validation would have 0"):
         cut_rows(["a"] * 3, [0] * 3, ("validation", "test"))
 
@@ -165,6 +172,9 @@ def test_near_duplicates_across_splits_are_warned_of(cache, caplog):
         (0, 0),
         (2, 2),
     ]
+    long = " ".join(f"word{i}" for i in range(2000))
+    assert near_duplicates(vectors[:1], vectors[:1], [long], [f"{long} end"]) == [(0, 0)]
+    assert not near_duplicates(vectors[:1], vectors[:1], [long], [long[: len(long) // 2]])
 
 
 def broken(column: str, row: int, value: object) -> dict[str, list]:
@@ -183,7 +193,7 @@ def broken(column: str, row: int, value: object) -> dict[str, list]:
         (broken("stars", 3, ""), "row 3 of column 'stars' .* is empty: no label"),
         (broken("stars", 3, 4), r"row 3 of column 'stars' is 4 \(int\)"),
         (broken("stars", 3, ["good"]), r"row 3 of column 'stars' is \['good'\] \(list\)"),
-        ({"review": ["a"] * 60, "note": ["b"] * 60}, "no column 'stars'; found: review, note"),
+        ({"review": ["a"] * 60, "note": ["b"] * 60}, "no column 'stars'. Name the label column .*; found: 'review', 'note'"),
         ({"review": ["a"] * 60, "stars": ["b"] * 59}, "different lengths"),
         ({"review": [], "stars": []}, "has no rows"),
         ({"review": ["a b", "b c", "c d"], "stars": ["x", "y", "x"]}, "3 rows, 3 of them different, cannot be cut"),
@@ -198,7 +208,7 @@ def test_labels_of_two_kinds_in_a_csv_file_are_named(tmp_path):
     columns = table(60)
     columns["stars"] = ["5"] * 40 + ["1"] * 20
     columns["stars"][31] = "n/a"
-    with pytest.raises(InputError, match=r"row 31 of column 'stars' is 'n/a' \(str\), most are a whole number"):
+    with pytest.raises(InputError, match=r"row 31 of column 'stars' is 'n/a' \(str\), others are a whole number"):
         load_dataset(write_table(columns, tmp_path / "my.csv"), text="review", label="stars")
     columns["stars"] = ["error", "error", "404"] * 20  # one number is a name among names
     assert load_dataset(write_table(columns, tmp_path / "my.csv"), text="review", label="stars").class_names == (
@@ -226,6 +236,7 @@ def test_labels_of_two_kinds_in_a_csv_file_are_named(tmp_path):
             "row 1 of column 'text' of .* is not UTF-8",
         ),
         ("header.csv", "caf\u00e9,label\na,b\n".encode("latin-1"), "the header of .* is not UTF-8"),
+        ("fewer.csv", b"text,label\na,b\nc\n", r"row 1 of .* \(line 3\) has fewer cells than the header has columns \(2\)"),
         ("more.csv", b"text,label\na,b\nc,d,e\n", r"row 1 of .* more cells than the header has columns \(2\)"),
         ("quote.csv", b'text,label\n"a,b\n', "row 0 of .* cannot be read"),
         ("twice.csv", b"text,text\na,b\n", "two columns 'text'"),
@@ -243,10 +254,62 @@ def test_bad_files_are_named(tmp_path, name, data, says):
         read_table(path)
 
 
+def test_tables_as_pandas_writes_and_holds_them(tmp_path):
+    columns = table(60)
+    frame = pandas.DataFrame(columns, index=[f"r{i}" for i in range(60)])
+    expected = TextDataset.from_table(frame, text="review", label="stars")
+    frame.to_csv(tmp_path / "my.csv")  # the index becomes a column without a name
+    assert load_dataset(tmp_path / "my.csv", text="review", label="stars").fingerprint == expected.fingerprint
+    frame["stars"] = frame["stars"].astype("category")
+    assert TextDataset.from_table(frame, text="review", label="stars").fingerprint == expected.fingerprint
+    numbers = pandas.DataFrame({"text": columns["review"], "label": pandas.array([1, 2] * 30, dtype="Int64")})
+    assert TextDataset.from_table(numbers).class_names == ("1", "2")
+    numbers.loc[5, "label"] = pandas.NA
+    with pytest.raises(InputError, match="row 5 of column 'label' .* is empty"):
+        TextDataset.from_table(numbers)
+    with pytest.raises(InputError, match="two columns 'text'"):
+        TextDataset.from_table(pandas.DataFrame([["a", "b"]], columns=["text", "text"]))
+
+
+def test_hub_tables_keep_their_class_names():
+    import datasets
+
+    features = datasets.Features({"text": datasets.Value("string"), "label": datasets.ClassLabel(names=["no", "yes"])})
+    held = datasets.Dataset.from_dict({"text": table(60)["review"], "label": [0, 1] * 30}, features=features)
+    assert TextDataset.from_table(held).class_names == ("no", "yes")
+    splits = as_dataset(datasets.DatasetDict({"train": held, "test": held}))
+    assert splits.class_names == ("no", "yes") and len(splits.test) == 60 and len(splits.validation) == 6
+
+
+def test_numbers_as_names_and_other_names_of_splits(tmp_path):
+    train = {"text": table(60)["review"], "label": ["a1", "500", "404", "b", "c", "d"] * 10}
+    write_table(train, tmp_path / "train.csv")
+    write_table({"text": ["x", "y"], "label": ["500", "404"]}, tmp_path / "test.csv")
+    write_table({"text": ["v", "w"], "label": ["b", "404"]}, tmp_path / "dev.csv")
+    found = load_dataset(tmp_path)
+    assert [found.class_names[k] for k in found.test.labels] == ["500", "404"] and len(found.validation) == 2
+    assert "split" not in found.meta and len(found.train) == 60
+
+
+def test_odd_labels_are_refused_or_warned_of(caplog):
+    texts = table(120)["review"]
+    with pytest.raises(InputError, match="120 different labels in 120 rows: is it an id"):
+        TextDataset.from_table({"text": texts, "label": [f"row {i}" for i in range(120)]})
+    with caplog.at_level(logging.WARNING):
+        TextDataset.from_table({"text": texts, "label": ["Billing", "billing ", "other"] * 40})
+    assert "labels 'Billing' and 'billing ' of column 'label' are different classes" in caplog.text
+    with pytest.raises(InputError, match="row 1 of column 'text' .* half a character"):
+        TextDataset.from_table({"text": ["a", "b\ud800"] * 30, "label": ["x", "y"] * 30})
+    with pytest.raises(InputError, match="split_seed -1"):
+        TextDataset.from_table({"text": texts, "label": ["x", "y"] * 60}, split_seed=-1)
+    with pytest.raises(InputError, match="label noise needs classes"):
+        TextDataset.from_table(instructions()).with_label_noise(0.5)
+
+
 def test_spreadsheets_csv_is_read(tmp_path):
     path = tmp_path / "my.csv"
     path.write_bytes('\ufefftext;label\r\n"one; two";1\r\nthree;2\r\n'.encode())
-    assert read_table(path) == {"text": ["one; two", "three"], "label": [1, 2]}
+    assert read_table(path) == {"text": ["one; two", "three"], "label": ["1", "2"]}
     with pytest.raises(InputError, match="cannot be read"):
         read_table(tmp_path / "none.csv")
     with pytest.raises(InputError, match="is no table"):
@@ -323,8 +386,24 @@ def test_a_causal_target_learns_the_responses(asked, llama):
     assert made.reset(seed=0)[1]["score"] == untrained
     with pytest.raises(InputError, match="unknown metric 'accuracy'"):
         FinetuneProxy(task, env.plan, "accuracy", dataset, model=llama)
-    with pytest.raises(InputError, match="'minilm' is no complete causal language model|cannot be read"):
+    with pytest.raises(InputError, match="'minilm' is no complete causal language model"):
         dsenv.fine_tune(None, dataset, "minilm", seeds=[0])
+
+
+def test_a_model_that_reads_ahead_is_no_causal_target(asked, tmp_path):
+    """BERT with its whole language model head would be asked for tokens that it sees."""
+    from transformers import BertConfig, BertForMaskedLM
+
+    from tests.test_finetuning import save_encoder
+
+    save_encoder(tmp_path)
+    vocabulary = json.loads((tmp_path / "config.json").read_text())["vocab_size"]
+    config = BertConfig(
+        vocab_size=vocabulary, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16
+    )
+    BertForMaskedLM(config).save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="is no causal language model: what it predicts depends on later tokens"):
+        dsenv.fine_tune(None, asked[0], str(tmp_path), seeds=[0], device="cpu")
 
 
 def test_only_responses_are_learned_and_long_rows_keep_some(asked, llama):
@@ -371,13 +450,59 @@ def test_an_interrupted_fine_tuning_goes_on_bit_for_bit(texts, llama, tmp_path, 
     assert [p.name for p in tmp_path.iterdir()] == ["result.json"]
     with pytest.raises(InputError, match="another fine-tuning"):
         dsenv.fine_tune(rows[1:], texts, llama, seeds=[0], path=path, **recipe)
-    with pytest.raises(InputError, match="holds every seed already"):
+    with pytest.raises(InputError, match="holds the last seed already"):
         dsenv.fine_tune(rows, texts, llama, seeds=[0], path=path, out=tmp_path / "model", **recipe)
+    changed = dataclasses.replace(texts, test=texts.test.take(range(30)))
+    with pytest.raises(InputError, match="another fine-tuning: dataset is"):
+        dsenv.fine_tune(rows, changed, llama, seeds=[0], path=path, **recipe)
+    with pytest.raises(InputError, match="another fine-tuning: epochs is 3 there and 1 now"):
+        dsenv.fine_tune(rows, texts, llama, seeds=[0], path=path, **{**recipe, "epochs": 1})
+    with pytest.raises(InputError, match="dataset is a dict"):
+        dsenv.fine_tune(rows, {}, llama)
+    with pytest.raises(InputError, match="seed -1"):
+        dsenv.fine_tune(rows, texts, llama, seeds=[-1])
     other = tmp_path / "other.json"
     checkpoint = tmp_path / "other.json.seed0.checkpoint"
     checkpoint.write_bytes(b"half")
     with pytest.raises(InputError, match="not a readable checkpoint"):
         dsenv.fine_tune(rows, texts, llama, seeds=[0], path=other, **recipe)
+
+
+def test_a_checkpoint_of_weights_that_no_loss_reaches(tmp_path):
+    import torch
+
+    from dsenv.checkpoints import load_checkpoint, save_checkpoint
+
+    used, unused = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(3))
+    optimizer = torch.optim.AdamW([used, unused], lr=0.1)
+    used.sum().backward()
+    optimizer.step()
+    save_checkpoint(tmp_path / "a", [used, unused], optimizer, "cpu", {"run": "mine"})
+    fresh = [torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(3))]
+    other = torch.optim.AdamW(fresh, lr=0.1)
+    assert load_checkpoint(tmp_path / "a", fresh, other, "cpu", "mine") == {"run": "mine"}
+    assert torch.equal(fresh[0], used) and torch.equal(fresh[1], unused) and fresh[1] not in other.state
+    assert torch.equal(other.state[fresh[0]]["exp_avg"], optimizer.state[used]["exp_avg"])
+    with pytest.raises(InputError, match="another training"):
+        load_checkpoint(tmp_path / "a", fresh, other, "cpu", "yours")
+
+
+def test_a_run_keeps_every_selection_and_result_apart(own, tmp_path):
+    _, task = own
+    run = RunFolder(tmp_path / "run")
+    run.keep_task(task)
+    small, large, other = (
+        dsenv.select(task, method="random", budget=budget, seed=seed) for budget, seed in ((0.1, 0), (0.2, 0), (0.1, 1))
+    )
+    for selection in (small, large, other, small):
+        run.keep_selection(selection)
+    assert {name[:8] for name in run.selections} == {"random-0", "random-1"} and len(run.selections) == 3
+    assert run.name_of(small) == "random-0" and run.name_of(large) == f"random-0-{large.digest[:6]}"
+    recipe = {"target": "models/bert", "epochs": 1}
+    results = [TargetResult("random", 9, (1.0,), recipe, (), selection=one.digest) for one in (small, large, other)]
+    for result in [*results, dataclasses.replace(results[0], recipe={**recipe, "epochs": 2})]:
+        run.keep_target(result)
+    assert len(run.targets) == 4 and {run.name_of(one) for one in results} == set(run.selections)
 
 
 def test_curves_for_tensorboard_and_wandb(texts, llama, tmp_path, monkeypatch):

@@ -48,8 +48,9 @@ def _page(facts: RunFacts, dataset: TextDataset | None) -> str:
     drawn = ClusterMap(facts, dataset)
     style, script = ((PARTS / name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     task = facts.task
+    groups = "groups of similar responses" if task.is_instructions else "classes"
     about = (
-        f"{len(task.train_labels):,} rows, {task.classes} classes, {facts.clustering.clusters} clusters"
+        f"{len(task.train_labels):,} rows, {task.classes} {groups}, {facts.clustering.clusters} clusters"
         f"; reported metric: {facts.final_name}"
     )
     return Template((PARTS / "page.html").read_text(encoding="utf-8")).substitute(

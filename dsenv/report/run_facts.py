@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,6 +37,7 @@ METRIC_NAMES = {
     RESPONSE_SKILL: "response skill",
 }
 PLAIN_METHODS = ("random", "class_balanced", "class_mix", "uniform", "proportional", "all rows", "given rows")
+FEWEST_SEEDS = 3  # of an interval
 SHARES = ("accuracy", METRIC_NAMES["macro_f1"])  # between 0 and 1, as Student's interval need not be
 RANDOM_DRAWS = 5
 SAME = 1e-4  # scores this near are of one metric: proxies of one ridge model differ by rounding
@@ -302,7 +304,7 @@ class RunFacts:
             values = {run.seed: value for run in result.runs if (value := read(run)) is not None}
             if not values:
                 continue
-            interval = mean_interval(list(values.values())) if len(values) > 1 else None
+            interval = mean_interval(list(values.values())) if len(values) >= FEWEST_SEEDS else None
             if interval is not None and name in SHARES:
                 interval = Interval(interval.value, max(0.0, interval.low), min(1.0, interval.high))
             gap, gap_interval = None, None
@@ -310,7 +312,7 @@ class RunFacts:
                 others = {run.seed: value for run in whole.runs if (value := read(run)) is not None}
                 shared = [values[seed] - others[seed] for seed in values if seed in others]
                 if shared:
-                    gap, gap_interval = mean(shared), mean_interval(shared) if len(shared) > 1 else None
+                    gap, gap_interval = mean(shared), mean_interval(shared) if len(shared) >= FEWEST_SEEDS else None
             found[name] = Measured(mean(list(values.values())), interval, gap, gap_interval)
         return found
 
@@ -366,7 +368,8 @@ class RunFacts:
 
 def same_target(one: TargetResult, other: TargetResult) -> bool:
     """Return whether two results are of the same target."""
-    return one.recipe.get("target") == other.recipe.get("target") and one.recipe.get("method") == other.recipe.get("method")
+    ours, theirs = ((str(result.recipe.get("target")), result.recipe.get("method")) for result in (one, other))
+    return Path(ours[0]).name == Path(theirs[0]).name and ours[1] == theirs[1]
 
 
 def over_seeds(values: Sequence[float]) -> tuple[float, Interval | None]:

@@ -48,13 +48,16 @@ def headline(facts: RunFacts) -> str:
         ("Method", one.method, f"seed {one.seed}" + (f", {one.evaluations:,} evaluations" if one.evaluations else "")),
         ("Φ on reward rows", f"{scored.reward:.3f}", facts.metric_name),
     ]
-    values = [Bar(one.method, scored.reward), *(Bar(name, other.reward) for name, other in facts.baselines.items())]
+    values = [
+        Bar(facts.chosen or one.method, scored.reward),
+        *(Bar(name, other.reward) for name, other in facts.baselines.items()),
+    ]
     cards = [
         f"<section><h3>Proxy: {plain(facts.metric_name)}</h3>"
         f"<p>The ridge model trained on the rows, scored on reward rows; random rows: mean of {RANDOM_DRAWS} draws.</p>"
         + bars(values, f"Φ, {facts.metric_name}")
         + "</section>",
-        _target_card(facts, one.method),
+        _target_card(facts),
     ]
     return (
         f'<p class="lead">Chosen: <strong>{isolated(facts.chosen)}</strong>{plain(among)}.</p><ul class="tiles">'
@@ -157,7 +160,7 @@ def leaderboard(facts: RunFacts) -> str:
     lines = facts.lines
     normal = any(line.normalised is not None for line in lines)
     recorded = any(line.recorded is not None for line in lines)
-    head = ["selection or agent", f"Φ: {facts.metric_name}", f"test {facts.final_name}"]
+    head = ["selection or agent", f"Φ: {facts.metric_name}", f"ridge, test {facts.final_name}"]
     head += ["normalised"] * normal + ["its own score"] * recorded + ["rows", "evaluations", "seconds", "seeds"]
     rows = [_line(facts, line, normal, recorded) for line in lines]
     parts = [table("Φ on reward rows, best first", head, rows)]
@@ -199,14 +202,14 @@ def targets(facts: RunFacts) -> str:
     rows: list[list[str | Cell]] = []
     for key, result in sorted(facts.targets.items(), key=lambda item: not _is_chosen(facts, item[1])):
         found, look = measured[key], "strong" if _is_chosen(facts, result) else ""
-        row: list[str | Cell] = [Cell(result.method, look=look), _target_name(result), f"{result.rows:,}"]
+        row: list[str | Cell] = [Cell(_rows_of(facts, result), look=look), _target_name(result), f"{result.rows:,}"]
         row += [_measured(found.get(name)) for name in names]
         row += [_difference(found.get(name)) for name in compared]
         seconds = float(np.mean([run.fit.seconds for run in result.runs])) if result.runs else 0.0
         tokens = float(np.mean([run.fit.tokens_seen for run in result.runs])) if result.runs else 0.0
         row += [str(result.recipe.get("epochs", "")), str(len(result.runs))]
         rows.append([*row, f"{seconds:,.1f}", f"{tokens:,.0f}"])
-    notes = ["Test rows; 95% Student interval over seeds where there are two or more."]
+    notes = ["Test rows; 95% Student interval over seeds where there are three or more."]
     if compared:
         notes.append("Differences are paired by seed, with the same target.")
     elif not any(result.method == "all rows" for result in facts.targets.values()):
@@ -243,7 +246,7 @@ def reproduce(facts: RunFacts) -> str:
         ("λ of the ridge model", f"{task.regularisation:g}"),
     ]
     chosen = [f"{name}: {one.seed}" for name, one in facts.selections.items()]
-    tuned = [f"{one.method}: {_numbers(run.seed for run in one.runs)}" for one in facts.targets.values()]
+    tuned = [f"{_rows_of(facts, one)}: {_numbers(run.seed for run in one.runs)}" for one in facts.targets.values()]
     agents = {row.agent for row in facts.results}
     played = [f"{name}: {_numbers({row.seed for row in facts.results if row.agent == name})}" for name in sorted(agents)]
     for what, seeds in (("selections", chosen), ("targets", tuned), ("agents", played)):
@@ -259,8 +262,8 @@ def reproduce(facts: RunFacts) -> str:
     return "\n".join(parts)
 
 
-def _target_card(facts: RunFacts, method: str) -> str:
-    shown = [result for result in facts.targets.values() if result.method == method]
+def _target_card(facts: RunFacts) -> str:
+    shown = [result for result in facts.targets.values() if _is_chosen(facts, result)]
     if not shown:
         return f"<section><h3>Target</h3>{_targets_missing(facts)}</section>"
     result = shown[-1]
@@ -270,20 +273,22 @@ def _target_card(facts: RunFacts, method: str) -> str:
     if metric is None:
         return f"<section><h3>Target</h3>{_targets_missing(facts)}</section>"
     beside = [one for one in facts.targets.values() if same_target(one, result) and one is not result]
-    rows = [_bar(one, found[id(one)][metric]) for one in [result, *beside] if metric in found[id(one)]]
+    rows = [_bar(_rows_of(facts, one), found[id(one)][metric]) for one in [result, *beside] if metric in found[id(one)]]
     seeds = len(result.runs)
     ranges = "; lines: 95% intervals" if any(bar.low is not None for bar in rows) else ""
     if len({one.recipe.get("epochs") for one in [result, *beside]}) > 1:
         ranges += "; numbers of epochs differ (On the target)"
+    if metric == "loss":
+        ranges += "; nats a token of the responses, the lower the better"
     return (
         f"<section><h3>Target: {plain(metric)}</h3><p>{isolated(_target_name(result))} fine-tuned on the rows, scored on test "
         f"rows; {seeds} {'seed' if seeds == 1 else 'seeds'}{ranges}.</p>{bars(rows, f'Target, {metric}')}</section>"
     )
 
 
-def _bar(result: TargetResult, found: Measured) -> Bar:
+def _bar(name: str, found: Measured) -> Bar:
     interval = found.interval
-    return Bar(result.method, found.value, *((None, None) if interval is None else (interval.low, interval.high)))
+    return Bar(name, found.value, *((None, None) if interval is None else (interval.low, interval.high)))
 
 
 def _line(facts: RunFacts, line: Line, normal: bool, recorded: bool) -> list[str | Cell]:
@@ -343,7 +348,11 @@ def _without_order(row: Result) -> bool:
 
 
 def _is_chosen(facts: RunFacts, result: TargetResult) -> bool:
-    return facts.chosen is not None and facts.selections[facts.chosen].method == result.method
+    return facts.chosen is not None and facts.run.name_of(result) == facts.chosen
+
+
+def _rows_of(facts: RunFacts, result: TargetResult) -> str:
+    return facts.run.name_of(result) or result.method
 
 
 def _target_name(result: TargetResult) -> str:

@@ -140,6 +140,8 @@ def select(
         dataset=dataset,
         **plan,  # type: ignore[arg-type]
     )
+    if dataset is not None and env.proxy.recipe["proxy"] != "finetune":  # which derives it itself
+        env.task.check_dataset(dataset)
     started = time.perf_counter()
     if method in SELECTORS:
         pool = Pool.from_task(env.task, dataset, env.metric)

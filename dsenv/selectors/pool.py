@@ -56,8 +56,8 @@ class Pool:
         Raises:
             InputError: where the dataset is another one.
         """
-        if dataset is not None and dataset.fingerprint != task.facts["fingerprint"]:
-            raise InputError(f"task {task.name!r} was not built from dataset {dataset.name!r} as it is here")
+        if dataset is not None:
+            task.check_dataset(dataset)
         return cls(
             vectors=task.train.features[:, :-1],
             labels=task.train.labels,
