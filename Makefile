@@ -4,6 +4,8 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 EVERYTHING := .venv/.everything
 
+# The checkout stands on the path itself, or a folder that is called dsenv would hide it from scripts beside it.
+EDITABLE := --config-settings editable_mode=compat
 OFFLINE := $(CURDIR)/.venv-offline/bin/python
 
 .PHONY: demo test check lint types wheel docs offline
@@ -35,19 +37,19 @@ offline: $(EVERYTHING) .venv-offline/.installed
 
 .venv-offline/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-offline
-	.venv-offline/bin/python -m pip install -c constraints.txt torch==2.13.0 d3rlpy==2.8.0 'minari[hdf5]' pillow -e .
+	.venv-offline/bin/python -m pip install -c constraints.txt torch==2.13.0 d3rlpy==2.8.0 'minari[hdf5]' pillow $(EDITABLE) -e .
 	touch .venv-offline/.installed
 
 docs: $(EVERYTHING)
 	$(BIN)/python -m sphinx -W --keep-going -q -b html docs docs/_build/html
 
 $(EVERYTHING): $(INSTALLED)
-	$(BIN)/python -m pip install -c constraints.txt -e '.[all,dev,libraries,docs,browser,tracking]'
+	$(BIN)/python -m pip install -c constraints.txt $(EDITABLE) -e '.[all,dev,libraries,docs,browser,tracking]'
 	touch $(EVERYTHING)
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("dsenv needs Python >= 3.11, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install -c constraints.txt -e '.[all,dev]'
+	$(BIN)/python -m pip install -c constraints.txt $(EDITABLE) -e '.[all,dev]'
 	touch $(INSTALLED)
