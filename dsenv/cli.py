@@ -7,10 +7,11 @@ import logging
 import os
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -20,6 +21,10 @@ from rich.table import Column, Table
 
 from dsenv.errors import InputError, check_whole, ending_cleanly, one_of, require
 from dsenv.progress import QUIET, progress
+
+if TYPE_CHECKING:
+    from dsenv.dataset import TextDataset
+    from dsenv.task import SelectionTask
 
 ALGORITHMS = {
     "dqn": ("stable_baselines3", "DQN"),
@@ -175,10 +180,8 @@ def select(
     ] = Path("selection.json"),
 ) -> None:
     """Choose rows with a search or a selector; writes their row numbers, or the rows themselves."""
-    import numpy as np
-
     from dsenv.building import build_task
-    from dsenv.dataset import TextDataset, load_dataset
+    from dsenv.dataset import load_dataset
     from dsenv.env import load_task
     from dsenv.metrics import METRICS
     from dsenv.run_folder import RunFolder
@@ -218,14 +221,7 @@ def select(
     if folder is not None:
         folder.keep_task(task)
     if rows is not None and data == dataset:
-        shares = np.bincount(rows.train.labels, minlength=len(rows.class_names)) / len(rows.train)
-        classes = ", ".join(f"{rows.class_names[k]} {shares[k]:.0%}" for k in np.argsort(-shares)[:8])
-        sizes = ", ".join(f"{len(part)} {split}" for split, part in rows.splits.items())
-        out.print(f"{data}: {sizes} rows; {classes}", highlight=False, markup=False, soft_wrap=True)
-        if len(task.reward) < FEW_REWARD_ROWS:
-            log.warning(
-                "%d reward rows are few: a search may fit their chance; see what a target makes of it", len(task.reward)
-            )
+        _describe(rows, task)
     found = choose(
         task,
         method=method,
@@ -566,6 +562,16 @@ def export(
     with ScoreStore(path, write=False) as opened:
         written = opened.export(save)
     out.print(f"{save}: {written} scores", soft_wrap=True)
+
+
+def _describe(rows: TextDataset, task: SelectionTask) -> None:
+    """Say what was read: sizes, classes, and whether the reward rows are few."""
+    sizes = ", ".join(f"{len(part)} {split}" for split, part in rows.splits.items())
+    counts = Counter(rows.train.labels.tolist()).most_common(8)
+    classes = ", ".join(f"{rows.class_names[k]} {count / len(rows.train):.0%}" for k, count in counts)
+    log.info("%s: %s rows; %s", rows.name, sizes, "prompts with responses" if rows.is_instructions else classes)
+    if len(task.reward) < FEW_REWARD_ROWS:
+        log.warning("%d reward rows are few: a search may fit their chance; see what a target makes of it", len(task.reward))
 
 
 def _rows_file(dataset: str, data_dir: str | None) -> Path:

@@ -178,11 +178,7 @@ def test_from_a_table_to_a_report(tmp_path):
     told = dsenv(
         "select", *mine, *build, "--evaluations", 100, "--track", "tensorboard:tb", "--out", "chosen.csv", cwd=tmp_path
     )
-    assert (
-        "19 of 192 rows, brier_skill" in told
-        and "192 train, 24 validation" in told
-        and any((tmp_path / "tb").rglob("events.*"))
-    )
+    assert "19 of 192 rows, brier_skill" in told and any((tmp_path / "tb").rglob("events.*"))
     chosen = read_table(tmp_path / "chosen.csv")
     numbers = [int(row) for row in chosen["row"]]
     assert chosen["review"] == [columns["text"][row] for row in numbers] and chosen["id"] == chosen["row"]
@@ -259,6 +255,7 @@ def test_interrupted_and_quiet(tmp_path):
         "def solve(evaluator, rng):\n"
         "    evaluator.score(evaluator.plan.complete(0 * evaluator.plan.capacity)[None])\n"
         "    seen = pathlib.Path('seen'); seen.write_text(seen.read_text() + 'x' if seen.exists() else 'x')\n"
+        "    signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # which a job in the background has not
         "    if len(seen.read_text()) == 2: os.kill(os.getpid(), signal.SIGINT)\n",
         encoding="utf-8",
     )
