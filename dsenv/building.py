@@ -22,9 +22,10 @@ import numpy.typing as npt
 
 from dsenv.blocks import VectorRows, row_blocks
 from dsenv.clustering import cluster_kmeans, cluster_stratified
-from dsenv.dataset import SPLITS, Ints, Rows, TextDataset, as_dataset, class_ids, stratified_sample
+from dsenv.dataset import SPLITS, Ints, Rows, TextDataset, as_dataset, stratified_sample
 from dsenv.encoders import Encoder, encode
 from dsenv.errors import InputError, check_whole, one_of
+from dsenv.labels import class_ids
 from dsenv.reduction import Dequantised, Part, checked_vectors, reduce_vectors
 from dsenv.seeding import generator
 from dsenv.splits import HELD_OUT, cut_rows, warn_of_duplicates

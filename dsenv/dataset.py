@@ -6,10 +6,8 @@ import difflib
 import hashlib
 import json
 import logging
-import math
 import os
 import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsenv.errors import InputError, check_whole, require
+from dsenv.labels import plain_cell, read_classes
 from dsenv.seeding import generator
 from dsenv.splits import HELD_OUT, cut_rows, text_key
 from dsenv.tables import SUFFIXES, as_columns, is_table, read_table
@@ -28,9 +27,7 @@ log = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 Ints = npt.NDArray[np.int64]
 ALSO = {"validation": ("valid", "val", "dev")}  # other names of a split's file
-NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})")
 SURROGATE = re.compile("[\ud800-\udfff]")
-MOST_CLASSES = 50  # beyond which a column of mostly different labels is taken for a mistake
 INSTRUCTIONS = ("prompt", "response")  # columns of instruction data, where nothing else is said
 
 
@@ -280,7 +277,7 @@ class TextDataset:
         names: tuple[str, ...] = ("response",)
         if response is None:
             labels = {split: list(table[label]) for split, table in tables.items()}
-            names, ids = _classes(info.get("label_names"), labels, name, label)
+            names, ids = read_classes(info.get("label_names"), labels, name, label)
             rows = {split: replace(found, labels=ids[split]) for split, found in rows.items()}
         cut = [split for split in SPLITS if split not in rows]
         if cut:
@@ -368,16 +365,6 @@ def as_dataset(data: TextDataset | Any, labels: Sequence[Any] | npt.NDArray[Any]
     if not table:
         raise InputError("texts come with labels: build_task(texts, labels); prompts with responses are a table of both")
     return TextDataset.from_table(data, **columns)
-
-
-def class_ids(labels: Sequence[Any] | npt.NDArray[Any], name: str = "own") -> tuple[tuple[str, ...], Ints]:
-    """Return the class names, in order, and the class ids (n,) of labels, whole numbers or texts.
-
-    Raises:
-        InputError: for labels of both kinds, or of one class only.
-    """
-    names, ids = _classes(None, {"train": list(labels)}, name, "labels")
-    return names, ids["train"]
 
 
 def load_dataset(name: str | Path, data_dir: str | Path | None = None, **columns: Any) -> TextDataset:
@@ -508,7 +495,7 @@ def _read_rows(table: Mapping[str, list[Any]], asked: Mapping[str, str | None], 
         column = asked[name]
         if column is None or column not in table:
             return None
-        values = [_plain(value) for value in table[column]]
+        values = [plain_cell(value) for value in table[column]]
         if name == "sources":
             values = [value if value is None else str(value) for value in values]
         return _texts(values, f"column {column!r} of {where}")
@@ -538,93 +525,3 @@ def _texts(values: Sequence[Any], where: str) -> list[str]:
         if not value.isascii() and SURROGATE.search(value):
             raise InputError(f"row {number} of {where} holds half a character (a lone surrogate), which no file can hold")
     return list(values)
-
-
-def _classes(
-    declared: Sequence[str] | None, labels: Mapping[str, list[Any]], name: str, column: str
-) -> tuple[tuple[str, ...], dict[str, Ints]]:
-    plain = {split: [_plain(value) for value in values] for split, values in labels.items()}
-    for split, values in plain.items():
-        for number, value in enumerate(values):
-            if value is None or (isinstance(value, str) and not value.strip()):
-                raise InputError(f"row {number} of column {column!r} of split {split!r} of {name!r} is empty: no label")
-    if declared is not None:
-        if isinstance(declared, str) or not isinstance(declared, Sequence) or len(set(map(str, declared))) != len(declared):
-            raise InputError(f"label_names of {name!r} are {declared!r}: a list of different names is needed")
-        names = tuple(str(value) for value in declared)
-        codes: dict[Any, int] = {**{value: i for i, value in enumerate(names)}, **{i: i for i in range(len(names))}}
-        codes |= {str(i): i for i in range(len(names)) if str(i) not in codes}
-    else:
-        _check_kinds(plain["train"], name, column)
-        known = set(plain["train"])
-        numbers = all(isinstance(value, str) and NUMBER.fullmatch(value) for value in known)  # as files hold them
-        values = sorted(known, key=int) if numbers else sorted(known)
-        names = tuple(str(value) for value in values)
-        codes = {value: i for i, value in enumerate(values)} | {str(value): i for i, value in enumerate(values)}
-        if numbers:
-            codes |= {int(value): i for i, value in enumerate(values)}
-        _warn_of_classes(plain["train"], name, column)
-    ids = {}
-    for split, values in plain.items():
-        for number, value in enumerate(values):
-            if not isinstance(value, (int, str)) or value not in codes:
-                allowed = f"0 to {len(names) - 1}" if declared is not None else ", ".join(names[:20])
-                raise InputError(
-                    f"row {number} of split {split!r} of {name!r} has the label {value!r} in column {column!r}; "
-                    f"allowed: {allowed}"
-                )
-        ids[split] = np.array([codes[value] for value in values], np.int64)
-    if len(np.unique(ids["train"])) < 2:
-        raise InputError(f"the training rows of {name!r} have one class only in column {column!r}; at least two are needed")
-    return names, ids
-
-
-def _warn_of_classes(values: Sequence[Any], name: str, column: str) -> None:
-    """Refuse what is no label; say which classes may be one.
-
-    Raises:
-        InputError: where most labels are different.
-    """
-    counts = Counter(values)
-    if len(counts) > MOST_CLASSES and 2 * len(counts) > len(values):
-        raise InputError(
-            f"column {column!r} of {name!r} has {len(counts)} different labels in {len(values)} rows: is it an id?"
-        )
-    alike: dict[str, list[str]] = {}
-    for value in counts:
-        alike.setdefault(" ".join(str(value).split()).casefold(), []).append(str(value))
-    for spelled in alike.values():
-        if len(spelled) > 1:
-            log.warning("%s: labels %s of column %r are different classes", name, " and ".join(map(repr, spelled)), column)
-
-
-def _plain(value: Any) -> Any:
-    """A cell as Python has it: None where it is missing, whole numbers that pandas made floats of whole again."""
-    value = value.item() if isinstance(value, np.generic) else value
-    if type(value).__name__ in ("NAType", "NaTType"):  # pandas' own, which compare to nothing
-        return None
-    if isinstance(value, float):
-        return None if math.isnan(value) else int(value) if value.is_integer() else value
-    return value
-
-
-def _check_kinds(values: Sequence[Any], name: str, column: str) -> None:
-    """Refuse labels of which some are numbers and some are texts: in a CSV file, the odd ones among mostly numbers."""
-
-    def kind(value: Any) -> str:
-        return "a whole number" if isinstance(value, str) and NUMBER.fullmatch(value) else type(value).__name__
-
-    kinds = [kind(value) for value in values]
-    texts = {"a whole number", "str"}
-    numbers = kinds.count("a whole number")
-    usual = kinds[0] if not set(kinds) <= texts else "a whole number" if 2 * numbers >= len(kinds) else "str"
-    odd = next((row for row, found in enumerate(kinds) if found != usual), None)
-    if usual == "str" and set(kinds) <= texts:
-        return  # a name such as "404" among names
-    if odd is not None or usual not in ("int", "str", "bool", "a whole number"):
-        row = odd or 0
-        others = "" if odd is None else f", others are {usual}"
-        raise InputError(
-            f"labels of {name!r} must all be whole numbers or all be texts: row {row} of column {column!r} is {values[row]!r} "
-            f"({kinds[row]}){others}"
-        )

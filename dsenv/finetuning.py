@@ -158,7 +158,8 @@ def fine_tune(
                 fitted = fit(model, rows, seed, what, checkpoint=checkpoint, tracker=tell)
                 started = time.perf_counter()
                 found = _test(model, dataset, f"test ({method}, seed {seed})")
-                tell(fitted.rows_seen, **{name: value for name, value in found.items() if value is not None})
+                tested = {name: value for name, value in found.items() if value is not None}
+                tell(fitted.steps * chosen.batch_size, **tested)
             known[seed] = TargetRun(seed=seed, fit=fitted, seconds_test=time.perf_counter() - started, **found)
             if path is not None:
                 replace(result, runs=tuple(known.values())).save(path)

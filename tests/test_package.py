@@ -10,8 +10,8 @@ import pytest
 ROOT = Path(__file__).parent.parent
 # The order in which the data walks through the house: a module imports only modules above it.
 ORDER = (
-    "registration", "errors", "files", "progress", "tracking", "seeding", "stats", "tables", "splits", "dataset", "blocks",
-    "encoders", "clustering", "task", "reduction", "building", "picks", "metrics", "selection", "checkpoints", "training",
+    "registration", "errors", "files", "progress", "tracking", "seeding", "stats", "tables", "splits", "labels", "dataset",
+    "blocks", "encoders", "clustering", "task", "reduction", "building", "picks", "metrics", "selection", "checkpoints", "training",
     "causal", "llama2c", "proxies", "proxies.outputs", "proxies.scoring", "proxies.ridge", "proxies.lower_confidence",
     "proxies.ridge_torch", "proxies.table", "proxies.trained", "proxies.probe", "proxies.finetune", "features",
     "proxies.reward_models", "proxies.surrogate", "proxies.entries", "proxies.store", "proxies.stored", "proxies.pool",
