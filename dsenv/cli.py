@@ -565,11 +565,10 @@ def export(
 
 
 def _describe(rows: TextDataset, task: SelectionTask) -> None:
-    """Say what was read: sizes, classes, and whether the reward rows are few."""
-    sizes = ", ".join(f"{len(part)} {split}" for split, part in rows.splits.items())
+    """Say which classes were read, and whether the reward rows are few."""
     counts = Counter(rows.train.labels.tolist()).most_common(8)
     classes = ", ".join(f"{rows.class_names[k]} {count / len(rows.train):.0%}" for k, count in counts)
-    log.info("%s: %s rows; %s", rows.name, sizes, "prompts with responses" if rows.is_instructions else classes)
+    log.info("%s: %d training rows: %s", rows.name, len(rows.train), "responses" if rows.is_instructions else classes)
     if len(task.reward) < FEW_REWARD_ROWS:
         log.warning("%d reward rows are few: a search may fit their chance; see what a target makes of it", len(task.reward))
 
