@@ -28,7 +28,7 @@ from dsenv.errors import InputError, check_whole, one_of
 from dsenv.labels import class_ids
 from dsenv.reduction import Dequantised, Part, checked_vectors, reduce_vectors
 from dsenv.seeding import generator
-from dsenv.splits import HELD_OUT, cut_rows, warn_of_duplicates
+from dsenv.splits import cut_record, cut_rows, warn_of_duplicates
 from dsenv.task import (
     CLUSTERINGS,
     FORMAT,
@@ -335,7 +335,7 @@ def _build_task_from_arrays(
         reported=reported,
         seed=seed,
     )
-    cut = {"split": {"cut": list(SPLITS[1:]), "share": HELD_OUT, "seed": split_seed}}
+    cut = {"split": cut_record(SPLITS[1:], split_seed)}
     arrays = {**task.arrays, "row_ids": rows["train"][task.train_rows]}
     return SelectionTask(arrays, {**task.metadata, **cut})
 

@@ -19,13 +19,13 @@ import numpy.typing as npt
 from dsenv.errors import InputError, check_whole, require
 from dsenv.labels import plain_cell, read_classes
 from dsenv.seeding import generator
-from dsenv.splits import HELD_OUT, cut_rows, text_key
+from dsenv.splits import HELD_OUT, cut_record, cut_rows, text_key
+from dsenv.splits import Ints as Ints
 from dsenv.tables import SUFFIXES, as_columns, is_table, read_table
 
 log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
-Ints = npt.NDArray[np.int64]
 ALSO = {"validation": ("valid", "val", "dev")}  # other names of a split's file
 SURROGATE = re.compile("[\ud800-\udfff]")
 INSTRUCTIONS = ("prompt", "response")  # columns of instruction data, where nothing else is said
@@ -283,7 +283,7 @@ class TextDataset:
         if cut:
             found = _cut(rows["train"], cut, split_seed)
             rows = {**rows, **{split: rows["train"].take(places) for split, places in found.items()}}
-            info["split"] = {"cut": cut, "share": HELD_OUT, "seed": split_seed}
+            info["split"] = cut_record(cut, split_seed)
             sizes = ", ".join(f"{split} {len(part)}" for split, part in rows.items())
             log.info(
                 "%s: no %s split: cut out of the training rows with seed %d: %s", name, " and ".join(cut), split_seed, sizes

@@ -13,10 +13,10 @@ import numpy as np
 import numpy.typing as npt
 
 from dsenv.errors import InputError
+from dsenv.splits import Ints
 
 log = logging.getLogger(__name__)
 
-Ints = npt.NDArray[np.int64]
 NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})")
 MOST_CLASSES = 50  # beyond which a column of mostly different labels is taken for a mistake
 

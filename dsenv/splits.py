@@ -7,6 +7,7 @@ import logging
 import re
 import unicodedata
 from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,6 +78,11 @@ def cut_rows(keys: Sequence[Hashable], strata: Sequence[Hashable], cut: Sequence
                 f"have {len(rows)}; give more rows, or the splits"
             )
     return {split: np.sort(np.array(rows, np.int64)) for split, rows in found.items()}
+
+
+def cut_record(cut: Sequence[str], seed: int) -> dict[str, Any]:
+    """Return what a dataset's or a task's metadata says of splits that were cut."""
+    return {"cut": list(cut), "share": HELD_OUT, "seed": seed}
 
 
 def near_duplicates(
