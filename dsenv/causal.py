@@ -14,7 +14,7 @@ from dsenv.encoders import quiet
 from dsenv.errors import InputError, check_whole, require
 from dsenv.metrics import Doubles
 from dsenv.progress import track
-from dsenv.training import reading, usable_device
+from dsenv.training import check_complete, reading, usable_device
 
 BATCH_TOKENS = 2048  # logits of 2,048 tokens over 32,000 pieces are 262 MB
 
@@ -68,9 +68,7 @@ def load_causal(
             model, loaded = transformers.AutoModelForCausalLM.from_pretrained(
                 name, use_safetensors=True, dtype=dtype, output_loading_info=True, **keywords
             )
-    if loaded["missing_keys"]:
-        absent = ", ".join(sorted(loaded["missing_keys"])[:3])
-        raise InputError(f"model {name!r} is no complete causal language model: it lacks weights ({absent}, ...)")
+    check_complete(f"model {name!r}", loaded)
     if not getattr(tokenizer, "is_fast", False) or len(tokenizer) == 0:
         raise InputError(f"model {name!r} has no fast tokenizer (tokenizer.json), by whose offsets prompts are cut")
     if not tokenizer("text").input_ids:

@@ -280,6 +280,9 @@ def finalists(
     from dsenv.run_folder import RunFolder
 
     loaded, rows = load_task(task), None
+    folder = None if run is None else RunFolder(run)
+    if folder is not None:
+        folder.keep_task(loaded)
     recipe: dict[str, Any] = {}
     if dataset is not None:
         columns: dict[str, Any] = {"text": text, "label": label, "split_seed": split_seed}
@@ -290,9 +293,7 @@ def finalists(
         loaded, rows, target, budget=budget, count=count, evaluations=evaluations, seed=seed, path=scores, **recipe
     )
     found.save(save)
-    if run is not None:
-        folder = RunFolder(run)
-        folder.keep_task(loaded)
+    if folder is not None:
         folder.keep_selection(found)
         folder.keep_command(_words())
     out.print(f"{save}: {len(found.rows)} of {found.pool} rows, {found.method}", highlight=False, soft_wrap=True)
@@ -337,8 +338,8 @@ def evaluate(
     changed = {key: value for key, value in changed.items() if value is not None}
     work = [(id, seed, environment_of(id, seed)) for seed in range(seeds) for id in ids or []]
     earlier: list[Row] = []
-    if run is not None:
-        folder = RunFolder(run)
+    folder = None if run is None else RunFolder(run)
+    if folder is not None:
         own = {"task": folder.task_name}
         work, earlier = [(str(run), seed, (OWN_TASK_ID, own)) for seed in range(seeds)], folder.results
     partial = save.with_name(f"{save.name}.partial")  # of a run that was stopped; a finished one begins anew
@@ -373,8 +374,8 @@ def evaluate(
     mine = {(row.agent, row.seed, row.budget) for row in found}
     save_results([*(row for row in earlier if (row.agent, row.seed, row.budget) not in mine), *found], save)
     partial.unlink()
-    if run is not None:
-        RunFolder(run).keep_command(_words())
+    if folder is not None:
+        folder.keep_command(_words())
 
 
 @app.command()
@@ -474,8 +475,8 @@ def finetune(
         "max_length": max_length, "order": order, "device": device,
     }  # fmt: skip
     path = save
-    if run is not None and save is None:
-        folder = RunFolder(run)
+    folder = None if run is None else RunFolder(run)
+    if folder is not None and save is None:
         name = "all rows" if chosen is None else folder.name_of(chosen) or f"{chosen.method}-{chosen.seed}"
         path = folder.target_file(name, asdict(make_recipe(target, **recipe)))
     result = fine_tune(chosen, rows, target, seeds=range(seeds), out=model, path=path, tracking=track, **recipe)
@@ -487,8 +488,7 @@ def finetune(
         )
         spent = f"{tried.fit.seconds:.0f} s training, {tried.fit.tokens_seen} tokens"
         out.print(f"seed {tried.seed}: {result.rows} rows, {scored}, {spent}", soft_wrap=True)
-    if run is not None:
-        folder = RunFolder(run)
+    if folder is not None:
         if save is not None:
             folder.keep_target(result)
         folder.keep_command(_words())

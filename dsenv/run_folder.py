@@ -46,7 +46,8 @@ class RunFolder:
             InputError: where the folder has no task.
         """
         self._check()
-        return f"{self.path / 'task.npz'}{':' if self._variant else ''}{self._variant}"
+        variant = self._variant
+        return f"{self.path / 'task.npz'}{':' if variant else ''}{variant}"
 
     @property
     def selections(self) -> dict[str, Selection]:
@@ -60,7 +61,7 @@ class RunFolder:
 
     @property
     def results(self) -> list[Row]:
-        """The results of agents on the task (``dsenv evaluate --out RUN/results.jsonl``)."""
+        """The results of agents on the task (``dsenv evaluate --run RUN``)."""
         path = self.path / "results.jsonl"
         return load_rows(path) if path.is_file() else []
 
@@ -84,22 +85,17 @@ class RunFolder:
 
     def keep_selection(self, selection: Selection) -> Path:
         """Keep a selection of the task, by its method and seed, and a digest where other rows have that name."""
-        name = self.name_of(selection)
+        known = self.selections
+        name = name_in(known, selection)
         if name is None:
             name = f"{_file_name(selection.method)}-{selection.seed}"
-            if name in self.selections:
+            if name in known:
                 name += f"-{selection.digest[:6]}"
         return selection.save(self.path / "selections" / f"{name}.json")
 
     def name_of(self, chosen: Selection | TargetResult) -> str | None:
         """Return the name of the kept selection that has the same rows as another, or that a target was trained on."""
-        digest = chosen.digest if isinstance(chosen, Selection) else chosen.selection
-        same = [
-            name
-            for name, known in self.selections.items()
-            if known.method == chosen.method and (known.digest == digest or not digest)
-        ]
-        return same[-1] if same else None
+        return name_in(self.selections, chosen)
 
     def keep_target(self, result: TargetResult) -> Path:
         """Keep what a target made of chosen rows."""
@@ -123,8 +119,8 @@ class RunFolder:
 
     @property
     def _variant(self) -> str:
-        selections = list(self.selections.values())
-        return selections[-1].task.partition(":")[2] if selections else ""
+        files = self._files("selections")
+        return Selection.load(files[-1]).task.partition(":")[2] if files else ""
 
     def _check(self) -> None:
         if not (self.path / "task.npz").is_file():
@@ -132,6 +128,15 @@ class RunFolder:
 
     def _files(self, kind: str) -> list[Path]:
         return sorted((self.path / kind).glob("*.json"), key=lambda path: (path.stat().st_mtime_ns, path.name))
+
+
+def name_in(selections: Mapping[str, Selection], chosen: Selection | TargetResult) -> str | None:
+    """Return the name, among selections, of the last with the same method and rows; None where there is none."""
+    digest = chosen.digest if isinstance(chosen, Selection) else chosen.selection
+    same = [
+        name for name, known in selections.items() if known.method == chosen.method and (known.digest == digest or not digest)
+    ]
+    return same[-1] if same else None
 
 
 def _file_name(text: str) -> str:

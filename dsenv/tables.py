@@ -93,9 +93,9 @@ def as_columns(table: Any) -> Columns:
         raise InputError(
             f"a {type(table).__name__} is no table: allowed are a dict of lists, a pandas DataFrame, a datasets.Dataset"
         )
-    listed = [str(name) for name in (table if names is None else names)]
-    _check_names(listed, "the table")
-    return {str(name): list(table[name]) for name in (table if names is None else names)}
+    keys = list(table if names is None else names)
+    _check_names([str(key) for key in keys], "the table")
+    return {str(key): list(table[key]) for key in keys}
 
 
 def _suffix(path: str | Path) -> str:
@@ -136,6 +136,10 @@ def _delimited(data: bytes, path: Path) -> list[dict[str, Any]]:
         delimiter = next((other for other in OTHER_DELIMITERS if other in header), delimiter)
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     records: list[dict[str, Any]] = []
+
+    def where() -> str:
+        return f"row {len(records)} of {str(path)!r} (line {reader.line_num})"
+
     with _long_cells():
         names = [name.strip() for name in reader.fieldnames or []]
         reader.fieldnames = names
@@ -144,15 +148,13 @@ def _delimited(data: bytes, path: Path) -> list[dict[str, Any]]:
             try:
                 record = next(reader, None)
             except csv.Error as error:
-                where = f"row {len(records)} of {str(path)!r} (line {reader.line_num})"
-                raise InputError(f"{where} cannot be read: {error}") from error
+                raise InputError(f"{where()} cannot be read: {error}") from error
             if record is None:
                 return records
-            where = f"row {len(records)} of {str(path)!r} (line {reader.line_num})"
             if None in record:
-                raise InputError(f"{where} has more cells than the header has columns ({len(names)})")
+                raise InputError(f"{where()} has more cells than the header has columns ({len(names)})")
             if None in record.values():
-                raise InputError(f"{where} has fewer cells than the header has columns ({len(names)})")
+                raise InputError(f"{where()} has fewer cells than the header has columns ({len(names)})")
             _check_unicode(record, len(records), path)
             records.append(record)
 

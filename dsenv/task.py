@@ -196,7 +196,7 @@ class SelectionTask:
 
     def train_responses(self, rows: Ints | slice = slice(None)) -> Vectors:
         """Return (m, r) float32 reduced vectors of the responses of training rows, by their numbers in the pool."""
-        return np.asarray(self._array("responses")[self._train_places[rows]] * self._array("response_scale"), np.float32)
+        return self._responses(self._train_places[rows])
 
     def check_dataset(self, dataset: TextDataset) -> None:
         """Refuse a dataset that the task was not built from.
@@ -206,7 +206,8 @@ class SelectionTask:
         """
         if dataset.fingerprint != self.facts["fingerprint"]:
             raise InputError(
-                f"task {self.name!r} was not built from dataset {dataset.name!r} as it is here: other rows, another label or "
+                f"task {self.name!r} was not built from dataset {dataset.name!r} as it is here (its fingerprint is "
+                f"{self.facts['fingerprint'][:16]}, the dataset's {dataset.fingerprint[:16]}): other rows, another label or "
                 "response column, another split seed or another derivation"
             )
 
@@ -368,10 +369,12 @@ class SelectionTask:
         vectors = self._array("vectors")[rows] * self._array("column_scale")
         features = np.concatenate([vectors, np.ones((len(vectors), 1), np.float32)], axis=1, dtype=np.float32)
         labels, sources = self._array("labels")[rows], self._array("sources")[rows]
-        responses = None
-        if self.is_instructions:
-            responses = np.asarray(self._array("responses")[rows] * self._array("response_scale"), np.float32)
+        responses = self._responses(rows) if self.is_instructions else None
         return Split(features, labels.astype(np.int64), sources.astype(np.int64), responses)
+
+    def _responses(self, places: npt.NDArray[Any]) -> Vectors:
+        """The reduced vectors of the responses of stored rows, float32."""
+        return np.asarray(self._array("responses")[places] * self._array("response_scale"), np.float32)
 
 
 def small_ints(values: Ints) -> npt.NDArray[np.integer]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -133,10 +133,8 @@ def load_target(recipe: Recipe, classes: int | None, seed: int = 0) -> Target:
             model, loaded = kind.from_pretrained(
                 name, use_safetensors=True, dtype=torch.float32, output_loading_info=True, **head, **keywords
             )
-        if classes is None and loaded["missing_keys"]:
-            lacks = ", ".join(sorted(loaded["missing_keys"])[:3])
-            raise InputError(f"target {recipe.target!r} is no complete causal language model: it lacks weights ({lacks}, ...)")
         if classes is None:
+            check_complete(f"target {recipe.target!r}", loaded)
             _check_causal(model, recipe.target)
         absent = [key for key in loaded["missing_keys"] if key.startswith(f"{model.base_model_prefix}.")]
         if absent:  # beside the head, which is always new
@@ -162,6 +160,21 @@ def load_target(recipe: Recipe, classes: int | None, seed: int = 0) -> Target:
             model = peft.get_peft_model(model, config)
     model.to(device)
     return Target(model, tokenizer, recipe, device)
+
+
+def check_complete(what: str, loaded: Mapping[str, Any]) -> None:
+    """Refuse a causal model some of whose weights would be drawn at random.
+
+    Args:
+        what: the checkpoint's name, for the error.
+        loaded: what transformers says of the loading.
+
+    Raises:
+        InputError: naming some of the weights.
+    """
+    if loaded["missing_keys"]:
+        absent = ", ".join(sorted(loaded["missing_keys"])[:3])
+        raise InputError(f"{what} is no complete causal language model: it lacks weights ({absent}, ...)")
 
 
 def _check_causal(model: Any, name: str) -> None:
@@ -263,8 +276,7 @@ def predict(target: Target, rows: Rows, what: str = "predict") -> Doubles:
     """Return class probabilities (n, C)."""
     torch = require("torch", "finetune")
     encoded = tokenize_rows(target, rows)
-    lengths = np.array([len(ids) for ids in encoded["input_ids"]])
-    batches = list(token_batches(lengths, PREDICT_TOKENS["cpu" if target.device == "cpu" else "cuda"]))
+    batches = _full_batches(target, encoded)
     scores = np.empty((len(rows), target.model.config.num_labels))
     target.model.eval()
     with torch.inference_mode():
@@ -296,8 +308,7 @@ def response_losses(target: Target, rows: Rows, what: str = "responses") -> Resp
     """Return the losses of rows of instruction data."""
     torch = require("torch", "finetune")
     encoded = tokenize_rows(target, rows)
-    lengths = np.array([len(ids) for ids in encoded["input_ids"]])
-    batches = list(token_batches(lengths, PREDICT_TOKENS["cpu" if target.device == "cpu" else "cuda"]))
+    batches = _full_batches(target, encoded)
     nats, tokens = np.empty(len(rows)), np.empty(len(rows), np.int64)
     target.model.eval()
     with torch.inference_mode():
@@ -305,6 +316,12 @@ def response_losses(target: Target, rows: Rows, what: str = "responses") -> Resp
             found, counted = _token_losses(target, pad_batch(target, encoded, batch))
             nats[batch], tokens[batch] = found.sum(1).double().cpu().numpy(), counted.sum(1).cpu().numpy()
     return ResponseLosses(nats, tokens)
+
+
+def _full_batches(target: Target, encoded: dict[str, Any]) -> list[Ints]:
+    """Batches of rows of about the same length, as many as the device predicts at once."""
+    lengths = np.array([len(ids) for ids in encoded["input_ids"]])
+    return list(token_batches(lengths, PREDICT_TOKENS["cpu" if target.device == "cpu" else "cuda"]))
 
 
 def _token_losses(target: Target, inputs: dict[str, Any]) -> tuple[Any, Any]:
@@ -363,25 +380,33 @@ def pad_batch(target: Target, encoded: dict[str, Any], batch: np.ndarray) -> dic
     return inputs
 
 
+def prompt_tokens(tokenizer: Any, prompts: Sequence[str]) -> list[list[int]]:
+    """Return the tokens of prompts, in the chat template where the tokenizer has one, ready for an answer."""
+    if tokenizer.chat_template:
+        chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+        found = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)["input_ids"]
+    else:
+        found = tokenizer(list(prompts))["input_ids"]
+    return [list(ids) for ids in found]
+
+
 def _tokenize_instructions(target: Target, prompts: list[str], responses: list[str]) -> dict[str, Any]:
     """A chat model reads the prompt in its template; any other reads it as it stands, and a line break.
 
     What is too long loses the end of the response, which keeps half of the room, and the beginning of the prompt.
     """
     tokenizer, room = target.tokenizer, target.recipe.max_length
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     if tokenizer.chat_template:
-        chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-        asked = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)["input_ids"]
+        asked = prompt_tokens(tokenizer, prompts)
     else:
-        asked = tokenizer([f"{prompt}\n" for prompt in prompts])["input_ids"]
-        end = tokenizer.eos_token_id
-        asked = [ids[:-1] if ids and ids[-1] == end else ids for ids in asked]
+        asked = prompt_tokens(tokenizer, [f"{prompt}\n" for prompt in prompts])
+        asked = [ids[:-1] if ids and ids[-1:] == end else ids for ids in asked]
     answered = tokenizer(responses, add_special_tokens=False)["input_ids"]
     found: dict[str, Any] = {"input_ids": [], "attention_mask": [], "labels": []}
     for prompt, response in zip(asked, answered, strict=True):
-        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         answer = [*response, *end][: max(room // 2, room - len(prompt))]
-        kept = list(prompt)[max(0, len(prompt) - (room - len(answer))) :]
+        kept = prompt[max(0, len(prompt) - (room - len(answer))) :]
         found["input_ids"].append([*kept, *answer])
         found["attention_mask"].append([1] * (len(kept) + len(answer)))
         found["labels"].append([NO_TOKEN] * len(kept) + list(answer))

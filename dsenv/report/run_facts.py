@@ -21,7 +21,7 @@ from dsenv.picks import PickPlan, plan_picks
 from dsenv.proxies.outputs import ridge_metrics
 from dsenv.registration import IDS
 from dsenv.rendering import label_table
-from dsenv.run_folder import RunFolder
+from dsenv.run_folder import RunFolder, name_in
 from dsenv.seeding import generator
 from dsenv.selection import Selection
 from dsenv.stats import Interval, mean, mean_interval
@@ -124,6 +124,7 @@ class RunFacts:
         self.selections = {name: one for name, one in found.items() if _belongs(one, self.task)}
         self.left_out = [name for name in found if name not in self.selections]
         self.targets = run.targets
+        self._found = found
         rows = run.results
         self.failures = [row for row in rows if isinstance(row, Failure)]
         results = [row for row in rows if isinstance(row, Result)]
@@ -316,6 +317,10 @@ class RunFacts:
             found[name] = Measured(mean(list(values.values())), interval, gap, gap_interval)
         return found
 
+    def name_of(self, result: TargetResult) -> str | None:
+        """Return the name of the selection that a target was trained on; None where the run has none."""
+        return name_in(self._found, result)
+
     def check(self, dataset: TextDataset) -> TextDataset:
         """Return the dataset with the task's derivation applied.
 
@@ -325,11 +330,7 @@ class RunFacts:
         derived = dataset
         if dataset.derivation != self.task.facts["derivation"]:
             derived = dataset.derive(self.task.facts["derivation"])
-        if derived.fingerprint != self.task.facts["fingerprint"]:
-            raise InputError(
-                f"task {self.task.name!r} was built from a dataset with fingerprint {self.task.facts['fingerprint'][:16]}; "
-                f"dataset {dataset.name!r} has {derived.fingerprint[:16]}"
-            )
+        self.task.check_dataset(derived)
         return derived
 
     @cached_property

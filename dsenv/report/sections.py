@@ -348,11 +348,11 @@ def _without_order(row: Result) -> bool:
 
 
 def _is_chosen(facts: RunFacts, result: TargetResult) -> bool:
-    return facts.chosen is not None and facts.run.name_of(result) == facts.chosen
+    return facts.chosen is not None and facts.name_of(result) == facts.chosen
 
 
 def _rows_of(facts: RunFacts, result: TargetResult) -> str:
-    return facts.run.name_of(result) or result.method
+    return facts.name_of(result) or result.method
 
 
 def _target_name(result: TargetResult) -> str:

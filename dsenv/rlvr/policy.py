@@ -13,6 +13,7 @@ import numpy.typing as npt
 from dsenv.causal import Causal, load_causal, pad_ids
 from dsenv.dataset import Ints
 from dsenv.errors import InputError, check_whole, require
+from dsenv.training import prompt_tokens
 
 EMBEDDED = Path(__file__).parent.parent / "policies" / "arithmetic"
 BATCH_TOKENS = {"cpu": 4096, "cuda": 131_072}  # tokens worked on at once, padding included
@@ -74,7 +75,7 @@ class Policy:
         Raises:
             InputError: for a prompt that leaves no room for a completion in the model's context.
         """
-        found = self._tokens(prompts)
+        found = prompt_tokens(self.tokenizer, prompts)
         room = self.causal.context - self.max_new_tokens
         for prompt, ids in zip(prompts, found, strict=True):
             if not 1 <= len(ids) <= room:
@@ -86,7 +87,7 @@ class Policy:
 
     def prompt_length(self, prompt: str) -> int:
         """Return how many tokens a prompt has."""
-        return len(self._tokens([prompt])[0])
+        return len(prompt_tokens(self.tokenizer, [prompt])[0])
 
     def complete(
         self, prompts: Sequence[str], group: int, temperature: float, rng: np.random.Generator, *, cache: bool = True
@@ -160,14 +161,6 @@ class Policy:
                 mask = inputs["attention_mask"][..., None].float()
                 found[batch] = ((hidden * mask).sum(1) / mask.sum(1)).float().cpu().numpy()
         return found
-
-    def _tokens(self, prompts: Sequence[str]) -> list[list[int]]:
-        if self.tokenizer.chat_template:
-            chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
-            found = self.tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=True)["input_ids"]
-        else:
-            found = self.tokenizer(list(prompts))["input_ids"]
-        return [list(ids) for ids in found]
 
     def batches(self, prompts: Ints, completions: Ints, copies: int = 1) -> Iterator[Ints]:
         """Yield rows of about the same length, as many as may be worked on at once: (rows,) places.
