@@ -19,7 +19,8 @@ from dsenv.metrics import METRICS
 from dsenv.picks import plan_picks
 from dsenv.proxies.table import tabulate
 from dsenv.registration import SMALL
-from dsenv.task import BUNDLED, TEST, TRAIN, UNUSED, Arrays, SelectionTask, add_clustering
+from dsenv.task import BUNDLED, SelectionTask, add_clustering
+from dsenv.task_file import TEST, TRAIN, UNUSED, Arrays
 
 REPORTED = {
     "googleplay": "macro_f1",

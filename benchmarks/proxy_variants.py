@@ -42,7 +42,8 @@ from dsenv.selectors.agreement import agreement
 from dsenv.selectors.head import fit_head, gradient_factors, probabilities
 from dsenv.selectors.neighbours import neighbours
 from dsenv.stats import Interval
-from dsenv.task import REPORTED, REWARD, TRAIN, SelectionTask
+from dsenv.task import REPORTED, SelectionTask
+from dsenv.task_file import REWARD, TRAIN
 from dsenv.training import Recipe, fit, load_target
 
 PLAIN = "ridge"

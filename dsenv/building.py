@@ -29,19 +29,8 @@ from dsenv.labels import class_ids
 from dsenv.reduction import Dequantised, Part, checked_vectors, reduce_vectors
 from dsenv.seeding import generator
 from dsenv.splits import cut_record, cut_rows, warn_of_duplicates
-from dsenv.task import (
-    CLUSTERINGS,
-    FORMAT,
-    REGULARISATION,
-    REPORTED,
-    TEST,
-    TRAIN,
-    Arrays,
-    SelectionTask,
-    add_clustering,
-    cut_validation,
-    small_ints,
-)
+from dsenv.task import REGULARISATION, REPORTED, SelectionTask, add_clustering, cut_validation, small_ints
+from dsenv.task_file import CLUSTERINGS, FORMAT, TEST, TRAIN, Arrays
 
 log = logging.getLogger(__name__)
 

@@ -3,17 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from dsenv.errors import InputError, require
 from dsenv.files import atomic_write
+from dsenv.reading import Whole, parse_json
 
 MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # of AdamW
 
 
-def save_checkpoint(path: Path, weights: Sequence[Any], optimizer: Any, device: str, facts: Mapping[str, Any]) -> None:
+class Facts(TypedDict):
+    """What a checkpoint says of its training: where it is, and what it has taken so far."""
+
+    run: str
+    steps: Whole
+    tokens: Whole
+    losses: list[float]
+    seconds: float
+
+
+def save_checkpoint(path: Path, weights: Sequence[Any], optimizer: Any, device: str, facts: Facts) -> None:
     """Write trained weights, AdamW's moments, torch's random state and JSON-able facts, atomically."""
     torch, library = require("torch", "finetune"), require("safetensors.torch", "finetune")
     tensors = {"random": torch.get_rng_state()}
@@ -28,7 +39,7 @@ def save_checkpoint(path: Path, weights: Sequence[Any], optimizer: Any, device: 
         library.save_file(tensors, temporary, {"facts": json.dumps(facts)})
 
 
-def load_checkpoint(path: Path, weights: Sequence[Any], optimizer: Any, device: str, run: str) -> dict[str, Any] | None:
+def load_checkpoint(path: Path, weights: Sequence[Any], optimizer: Any, device: str, run: str) -> Facts | None:
     """Bring weights, optimiser and torch's generators to a checkpoint and return its facts; None where there is none.
 
     Args:
@@ -46,12 +57,20 @@ def load_checkpoint(path: Path, weights: Sequence[Any], optimizer: Any, device: 
     torch, safetensors = require("torch", "finetune"), require("safetensors", "finetune")
     try:
         with safetensors.safe_open(path, "pt") as file:
-            facts: dict[str, Any] = json.loads(file.metadata()["facts"])
+            facts = parse_json((file.metadata() or {}).get("facts", ""), Facts, "its facts")
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - no mapping
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise InputError(f"{str(path)!r} is not a readable checkpoint: {error}; remove it") from error
-    if facts.get("run") != run:
+    if facts["run"] != run:
         raise InputError(f"{str(path)!r} is of another training (other rows, recipe or seed): remove it, or give another path")
+    for number, weight in enumerate(weights):
+        for key in (f"{number} {name}" for name in ("weight", *MOMENTS)):
+            form = tensors[key].shape if key in tensors else None
+            if form not in ((), weight.shape) and (form is not None or key.endswith("weight")):
+                raise InputError(f"{str(path)!r} is not a readable checkpoint: {key} does not fit the model; remove it")
+    random = ["random", *(["random cuda"] if device.startswith("cuda") else [])]
+    if not all(key in tensors and tensors[key].dtype == torch.uint8 for key in random):
+        raise InputError(f"{str(path)!r} is not a readable checkpoint: it has no random state; remove it")
     with torch.no_grad():
         for number, weight in enumerate(weights):
             weight.copy_(tensors[f"{number} weight"])

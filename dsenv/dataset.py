@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-import json
 import logging
 import os
 import re
@@ -18,6 +17,7 @@ import numpy.typing as npt
 
 from dsenv.errors import InputError, check_whole, require
 from dsenv.labels import plain_cell, read_classes
+from dsenv.reading import read_json
 from dsenv.seeding import generator
 from dsenv.splits import HELD_OUT, cut_record, cut_rows, text_key
 from dsenv.splits import Ints as Ints
@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
 ALSO = {"validation": ("valid", "val", "dev")}  # other names of a split's file
+HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
 SURROGATE = re.compile("[\ud800-\udfff]")
 INSTRUCTIONS = ("prompt", "response")  # columns of instruction data, where nothing else is said
 
@@ -308,12 +309,7 @@ class TextDataset:
         meta_file = folder / "meta.json"
         meta: dict[str, Any] = {}
         if meta_file.is_file():
-            try:
-                meta = json.loads(meta_file.read_text(encoding="utf-8"))
-            except ValueError as error:
-                raise InputError(f"{str(meta_file)!r} is not JSON: {error}") from error
-            if not isinstance(meta, dict):
-                raise InputError(f"{str(meta_file)!r} must hold a JSON object")
+            meta = read_json(meta_file, dict[str, Any], "JSON object")
         return cls.from_columns(tables, name=folder.resolve().name, meta=meta, **columns)
 
     @classmethod
@@ -394,9 +390,10 @@ def find_folder(name: str | Path, data_dir: str | Path | None = None) -> Path | 
     if Path(name).is_dir():
         return Path(name)
     base = data_dir or os.environ.get("DSENV_DATA_DIR")
-    if base and (Path(base) / name).is_dir():
+    inside = not Path(name).is_absolute() and ".." not in Path(name).parts  # a name leads to no folder elsewhere
+    if base and inside and (Path(base) / name).is_dir():
         return Path(base) / name
-    if "/" not in str(name) or Path(name).is_absolute():
+    if not HUB_NAME.fullmatch(str(name)) or not inside:
         where = f"{str(base)!r} has no such folder" if base else "DSENV_DATA_DIR and data_dir are not set"
         raise InputError(f"no dataset {str(name)!r}: it is not a folder, {where}, and a hub name reads 'owner/name'")
     return None

@@ -27,11 +27,13 @@ from dsenv.picks import PickPlan
 from dsenv.proxies import Proxy
 from dsenv.proxies.ridge import score_weights
 from dsenv.proxies.table import TableProxy
+from dsenv.reading import Whole, convert, parse_json, read_bytes
 from dsenv.search import SEARCHES, Agent, Evaluator, run
 from dsenv.seeding import generator
 from dsenv.stats import regret
 from dsenv.task import RESPONSE_SKILL, SelectionTask
 
+SPLITS = ("reward", "selection", "test")
 REPORTED_METRICS = ("accuracy", "macro_f1", "brier_skill")
 TOLERANCE = 1e-6
 VARIANTS = ("selection", "lower_confidence", "reward_rows")
@@ -84,15 +86,15 @@ class Result:
     keywords: dict[str, Any]
     task_digest: str
     agent: str
-    seed: int
-    actions: tuple[int, ...]
-    counts: tuple[int, ...]
-    rows: int
+    seed: Whole
+    actions: tuple[Whole, ...]
+    counts: tuple[Whole, ...]
+    rows: Whole
     score: float
     scores: Scores
     class_shares: tuple[float, ...]
-    evaluations: int = 0
-    budget: int = 0
+    evaluations: Whole = 0
+    budget: Whole = 0
     metric: str = ""
     reported: str = ""
     seconds: float = 0.0
@@ -111,12 +113,12 @@ class Result:
         Raises:
             InputError: where the line is no result.
         """
-        try:
-            found = json.loads(line)
-            tuples = {name: tuple(found[name]) for name in ("actions", "counts", "class_shares")}
-            return cls(**{**found, **tuples})
-        except (ValueError, TypeError, KeyError) as error:
-            raise InputError(f"not a result: {error}") from error
+        found = parse_json(line, cls, "not a result")
+        needed = {"accuracy", "macro_f1", *([found.metric] if found.metric else [])}
+        for split in SPLITS:
+            if missing := needed - set(found.scores.get(split, {})):
+                raise InputError(f"not a result: scores has no {min(missing)} of the {split} rows")
+        return found
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,8 @@ class Failure:
     id: str
     keywords: dict[str, Any]
     agent: str
-    seed: int
-    budget: int
+    seed: Whole
+    budget: Whole
     failed: str
 
     def to_json(self) -> str:
@@ -377,7 +379,7 @@ def replay(result: Result) -> Result:
 def score_model(
     task: SelectionTask,
     weights: Doubles,
-    splits: Sequence[str] = ("reward", "selection", "test"),
+    splits: Sequence[str] = SPLITS,
     metrics: Sequence[str] = REPORTED_METRICS,
 ) -> Scores:
     """Return metrics (accuracy, macro-F1 and Brier skill) of a linear model W (d, C) on splits of a task."""
@@ -387,9 +389,7 @@ def score_model(
     }
 
 
-def score_rows(
-    task: SelectionTask, rows: Ints, metric: str, splits: Sequence[str] = ("reward", "selection", "test")
-) -> Scores:
+def score_rows(task: SelectionTask, rows: Ints, metric: str, splits: Sequence[str] = SPLITS) -> Scores:
     """Return accuracy, macro-F1, Brier skill and ``metric`` of the ridge model of training rows on splits of a task.
 
     Args:
@@ -470,9 +470,9 @@ def load_rows(path: str | Path) -> list[Row]:
         InputError: where the file cannot be read or a line is neither.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise InputError(f"{str(path)!r} cannot be read: {error}") from error
+        lines = read_bytes(path, "file of results").decode("utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{str(path)!r} is not a readable file of results: {error}") from error
     found = []
     for number, line in enumerate(lines, 1):
         if line.strip():
@@ -535,13 +535,13 @@ def _result(env: gym.Env[Any, Any], id: str, keywords: dict[str, Any], agent: st
 
 
 def _row(line: str) -> Row:
+    found = parse_json(line, dict[str, Any], "not a result")
+    if "failed" not in found:
+        return Result.from_json(line)
     try:
-        found = json.loads(line)
-        if isinstance(found, dict) and "failed" in found:
-            return Failure(**{"keywords": {}, "budget": 0, **found})
-    except (ValueError, TypeError) as error:
+        return convert({"keywords": {}, "budget": 0, **found}, Failure)
+    except ValueError as error:
         raise InputError(f"not a result: {error}") from error
-    return Result.from_json(line)
 
 
 def _lower_confidence(env: DataSelectEnv) -> Proxy:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
@@ -24,6 +24,7 @@ from dsenv.files import atomic_write
 from dsenv.metrics import Doubles, score
 from dsenv.picks import plan_picks
 from dsenv.progress import progress
+from dsenv.reading import read_json
 from dsenv.search import search
 from dsenv.seeding import generator
 from dsenv.selection import Selection
@@ -303,6 +304,11 @@ def select_finalist(
     return Selection.from_rows(task, best.rows, f"finalist: {best.how}", seed=seed, seconds=seconds)
 
 
+class _Kept(TypedDict):
+    facts: dict[str, Any]
+    scores: dict[str, float]
+
+
 class _Record:
     """Scores of fine-tunes by their key, kept in a file where there is a path."""
 
@@ -310,8 +316,8 @@ class _Record:
         self.path, self.facts = None if path is None else Path(path), facts
         self.scores: dict[str, float] = {}
         if self.path is not None and self.path.is_file():
-            held = json.loads(self.path.read_text(encoding="utf-8"))
-            if held.get("facts") != facts:
+            held = read_json(self.path, _Kept, "file of finalists' scores")
+            if held["facts"] != facts:
                 raise InputError(f"{str(path)!r} holds scores of other finalists: give another path")
             self.scores = held["scores"]
 

@@ -16,6 +16,7 @@ from dsenv.dataset import Ints, Rows, TextDataset
 from dsenv.errors import InputError, check_whole
 from dsenv.files import atomic_write
 from dsenv.metrics import accuracy, macro_f1
+from dsenv.reading import Whole, read_json
 from dsenv.selection import Selection, row_ids_digest
 from dsenv.tracking import tracker
 from dsenv.training import Fit, Target, fit, load_target, make_recipe, predict, response_losses
@@ -37,7 +38,7 @@ class TargetRun:
         loss: of instruction data, nats a token of the test rows' responses; None for classes.
     """
 
-    seed: int
+    seed: Whole
     accuracy: float | None
     macro_f1: float | None
     fit: Fit
@@ -61,7 +62,7 @@ class TargetResult:
     """
 
     method: str
-    rows: int
+    rows: Whole
     class_shares: tuple[float, ...]
     recipe: dict[str, Any]
     runs: tuple[TargetRun, ...]
@@ -82,12 +83,7 @@ class TargetResult:
         Raises:
             InputError: where the file is missing or no result.
         """
-        try:
-            found = json.loads(Path(path).read_text(encoding="utf-8"))
-            runs = tuple(TargetRun(**{**run, "fit": Fit(**run["fit"])}) for run in found.pop("runs"))
-            return cls(class_shares=tuple(found.pop("class_shares")), runs=runs, **found)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{str(path)!r} is not a readable result of a target: {error}") from error
+        return read_json(path, cls, "result of a target")
 
 
 def fine_tune(

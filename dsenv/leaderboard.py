@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from dsenv.errors import InputError, one_of
 from dsenv.evaluation import Failure, Result, Row, load_rows
 from dsenv.metrics import Doubles
+from dsenv.reading import Whole, convert, read_json
 from dsenv.registration import IDS
 from dsenv.stats import Interval, normalised_score
 
@@ -50,6 +51,62 @@ class Run:
 Runs = dict[int, Run]  # by seed
 
 
+class _Ends(TypedDict):
+    reward: float
+    test: float
+
+
+class _Instance(TypedDict):
+    zero: _Ends
+    one: _Ends
+
+
+class _Problem(TypedDict):
+    headroom: bool
+    instances: dict[Annotated[str, msgspec.Meta(pattern="^[0-9]+$")], _Instance]
+
+
+class _Constants(TypedDict):
+    problems: dict[str, _Problem]
+
+
+class _Compared(TypedDict):
+    agent: str
+    evaluations: Whole
+    value: float
+    low: float
+    high: float
+    seeds: Whole
+
+
+class _Difference(_Compared):
+    against: str
+    split: str
+
+
+class _Summarised(TypedDict):
+    id: str
+    agent: str
+    evaluations: Whole
+    iqm: float | None
+    low: float | None
+    high: float | None
+    selection: float | None
+    test: float | None
+    regret: float | None
+    seconds: float | None
+    score: float | None
+    seeds: Whole
+    failed: NotRequired[Whole]
+
+
+class _Tables(TypedDict):
+    summary: list[_Summarised]
+    difference: list[_Difference]
+    improvement: list[_Compared]
+    variants: list[_Difference]
+
+
 def instances_of(problem: str, count: int) -> range:
     """Return the first ``count`` instances of a problem; a tabulated one has instance 0 only."""
     return range(min(count, 1) if _problem(problem)[0] in SMALL else count)
@@ -80,21 +137,7 @@ def load_constants(path: str | Path = CONSTANTS) -> dict[str, Any]:
     Raises:
         InputError: where the file cannot be read or says something else.
     """
-    record = _read_json(path)
-    try:
-        problems: dict[str, Any] = record["problems"]
-        for problem, block in problems.items():
-            if not isinstance(block["headroom"], bool):
-                raise InputError(f"{str(path)!r}: headroom of {problem!r} is {block['headroom']!r}, not true or false")
-            for instance, ends in block["instances"].items():
-                values = [ends[end][split] for end in ("zero", "one") for split in ("reward", "test")]
-                if not int(instance) >= 0 or not np.isfinite(np.asarray(values, np.float64)).all():
-                    raise InputError(f"{str(path)!r}: instance {instance} of {problem!r} has the constants {values}")
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{str(path)!r} holds no constants of normalised scores: {error!r}") from error
-    return problems
+    return dict(_read(path, _Constants, "file of constants of normalised scores")["problems"])
 
 
 def load_leaderboard(files: Sequence[str | Path], constants: Constants) -> Summary:
@@ -109,9 +152,7 @@ def load_leaderboard(files: Sequence[str | Path], constants: Constants) -> Summa
         if path.suffix == ".jsonl":
             rows += load_rows(path)
             continue
-        record = _read_json(path)
-        if not isinstance(record, dict) or not all(isinstance(record.get(name), list) for name in TABLES):
-            raise InputError(f"{str(path)!r} is no leaderboard: it has to hold {', '.join(TABLES)}")
+        record = _read(path, _Tables, "leaderboard")
         for name in TABLES:
             found[name] += record[name]
     own = summarise(rows, constants)
@@ -320,8 +361,11 @@ def _mean(values: Sequence[float]) -> float | None:
     return round(float(np.mean(values)), 6) if values else None
 
 
-def _read_json(path: str | Path) -> Any:
+def _read(path: str | Path, form: type[Any], what: str) -> dict[str, Any]:
+    """Return all that a JSON file holds, where it has a form."""
+    record = read_json(path, dict[str, Any], what)
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{str(path)!r} cannot be read: {error}") from error
+        convert(record, form)
+    except ValueError as error:
+        raise InputError(f"{str(path)!r} is not a readable {what}: {error}") from error
+    return record

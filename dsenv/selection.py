@@ -15,6 +15,7 @@ from dsenv.dataset import Ints, TextDataset
 from dsenv.errors import InputError
 from dsenv.files import atomic_write
 from dsenv.picks import PickPlan
+from dsenv.reading import Whole, read_json
 from dsenv.task import SelectionTask
 
 
@@ -44,20 +45,20 @@ class Selection:
         history: of a search: after how many evaluations its best score rose, and to what.
     """
 
-    rows: tuple[int, ...]
+    rows: tuple[Whole, ...]
     method: str
     task: str
     task_digest: str
     fingerprint: str
     derivation: dict[str, Any] = field(default_factory=dict)
-    pool: int = 0
-    seed: int = 0
-    instance: int = 0
-    counts: tuple[int, ...] | None = None
+    pool: Whole = 0
+    seed: Whole = 0
+    instance: Whole = 0
+    counts: tuple[Whole, ...] | None = None
     score: float | None = None
-    evaluations: int = 0
+    evaluations: Whole = 0
     seconds: float = 0.0
-    history: tuple[tuple[int, float], ...] = ()
+    history: tuple[tuple[Whole, float], ...] = ()
 
     @property
     def digest(self) -> str:
@@ -113,14 +114,8 @@ class Selection:
         Raises:
             InputError: where the file is missing or no selection.
         """
-        try:
-            found = json.loads(Path(path).read_text(encoding="utf-8"))
-            rows, counts, history = found.pop("rows"), found.pop("counts", None), found.pop("history", [])
-            if not rows:
-                raise InputError(f"{str(path)!r} holds no rows")
-            if not all(isinstance(row, int) and row >= 0 for row in rows):
-                raise InputError(f"{str(path)!r} holds row ids that are not whole numbers from 0")
-            rises = tuple((int(evaluations), float(score)) for evaluations, score in history)
-            return cls(rows=tuple(rows), counts=None if counts is None else tuple(counts), history=rises, **found)
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{str(path)!r} is not a readable selection: {error}") from error
+        found = read_json(path, cls, "selection")
+        if not found.rows or len(set(found.rows)) < len(found.rows):
+            wrong = "a row twice" if found.rows else "no rows"
+            raise InputError(f"{str(path)!r} is not a readable selection: it holds {wrong}")
+        return found

@@ -13,18 +13,8 @@ from dsenv.clustering import Clustering
 from dsenv.dataset import Ints, Rows, TextDataset
 from dsenv.errors import InputError
 from dsenv.seeding import generator
-from dsenv.task import (
-    CLUSTERINGS,
-    FORMAT,
-    REGULARISATION,
-    REWARD,
-    SELECTION,
-    TEST,
-    TRAIN,
-    Arrays,
-    SelectionTask,
-    add_clustering,
-)
+from dsenv.task import REGULARISATION, SelectionTask, add_clustering
+from dsenv.task_file import CLUSTERINGS, FORMAT, REWARD, SELECTION, TEST, TRAIN, Arrays
 
 CLUSTERS = 48
 CLASSES = 4

@@ -14,10 +14,12 @@ from typing import Any
 
 from dsenv.errors import InputError, require
 from dsenv.files import atomic_write
+from dsenv.reading import read_bytes
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
 NOT_UTF8 = re.compile("[\udc80-\udcff]")  # what "surrogateescape" makes of other bytes
+FREE_CELLS, CELLS_A_BYTE = 10_000_000, 64  # of a table, at most: what is more is no data
 OTHER_DELIMITERS = (";", "\t")  # of a file *.csv whose header has no comma
 
 Columns = dict[str, list[Any]]
@@ -40,14 +42,14 @@ def read_table(path: str | Path) -> Columns:
     path = _checked(path)
     try:
         if _suffix(path) == ".parquet":
-            parquet = require("pyarrow.parquet", "build")
-            table: Columns = parquet.read_table(path).to_pydict()
+            table = _parquet(path)
         else:
-            data = path.read_bytes()
+            data = read_bytes(path, "table")
             records = _delimited(data, path) if _suffix(path) in DELIMITERS else _json_lines(data, path)
             names = list(dict.fromkeys(column for record in records for column in record))
+            _check_cells(len(names), len(records), len(data), path)
             table = {column: [record.get(column) for record in records] for column in names}
-    except (OSError, ValueError, csv.Error) as error:
+    except (ValueError, csv.Error) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{str(path)!r} cannot be read: {error}") from error
@@ -122,6 +124,25 @@ def _long_cells() -> Iterator[None]:
         yield
     finally:
         csv.field_size_limit(limit)
+
+
+def _parquet(path: Path) -> Columns:
+    library, parquet = require("pyarrow", "build"), require("pyarrow.parquet", "build")
+    if not path.is_file():
+        raise InputError(f"{str(path)!r} is not a readable table: there is no such file")
+    try:
+        with parquet.ParquetFile(path) as file:
+            held = file.metadata
+            _check_cells(held.num_columns, held.num_rows, path.stat().st_size, path)
+            return dict(file.read().to_pydict())
+    except (library.ArrowException, OSError, OverflowError) as error:
+        raise InputError(f"{str(path)!r} cannot be read: {error}") from error
+
+
+def _check_cells(columns: int, rows: int, size: int, path: Path) -> None:
+    """Refuse a small file that says it is a huge table, before the cells are made."""
+    if columns * rows > FREE_CELLS + CELLS_A_BYTE * size:
+        raise InputError(f"{str(path)!r} has {columns} columns in {rows} rows, of {size} bytes: most cells would be empty")
 
 
 def _delimited(data: bytes, path: Path) -> list[dict[str, Any]]:

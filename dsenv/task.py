@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import zipfile
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache
@@ -19,24 +16,13 @@ from dsenv.clustering import Clustering
 from dsenv.dataset import Ints, TextDataset
 from dsenv.encoders import Vectors
 from dsenv.errors import InputError, TaskFileError, one_of
-from dsenv.files import atomic_write
 from dsenv.seeding import generator
+from dsenv.task_file import CLUSTERINGS, REWARD, SELECTION, TEST, TRAIN, Arrays, read_task_file, task_digest, write_task_file
 
-FORMAT = 1
 REGULARISATION = 1e-3
-CLUSTERINGS = ("stratified", "kmeans")
 REPORTED = {"accuracy": "brier_skill", "macro_f1": "balanced_brier_skill"}  # and the default metric of Φ
 RESPONSE_SKILL = "response_skill"  # the same of instruction data
-TRAIN, REWARD, SELECTION, TEST, UNUSED = 0, 1, 2, 3, -1
 BUNDLED = Path(__file__).parent / "tasks"
-
-Arrays = dict[str, npt.NDArray[Any]]
-
-# What numpy, zipfile and json raise for bytes that are no task file.
-_UNREADABLE = (
-    OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, NotImplementedError, RuntimeError,
-    zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -81,7 +67,7 @@ class SelectionTask:
     @cached_property
     def digest(self) -> str:
         """SHA-256 over names, dtypes, shapes and bytes of all arrays and the metadata as stored in the file."""
-        return _digest(self.arrays, self.metadata)
+        return task_digest(self.arrays, self.metadata)
 
     @property
     def name(self) -> str:
@@ -300,15 +286,8 @@ class SelectionTask:
         Raises:
             InputError: where the name does not end in ``.npz``.
         """
-        path = Path(path)
-        if path.suffix != ".npz":
-            raise InputError(f"a task file's name ends in .npz, not {path.name!r}")
-        stored = dict(self.arrays)
-        stored["metadata"] = _json_array(self.metadata)
-        stored["digest"] = np.frombuffer(bytes.fromhex(self.digest), np.uint8)
-        with atomic_write(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, allow_pickle=False, **stored)
-        return path
+        write_task_file(Path(path), self.arrays, self.metadata)
+        return Path(path)
 
     @classmethod
     def load(cls, path: str | Path, variant: str = "") -> SelectionTask:
@@ -316,25 +295,9 @@ class SelectionTask:
 
         Raises:
             InputError: where there is no such file or variant.
-            TaskFileError: where the file is truncated, altered or of another version.
+            TaskFileError: where the file is truncated, altered, of another version, or holds what no task can be.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise InputError(f"no task file {str(path)!r}")
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-                arrays = {name: stored[name] for name in stored.files}
-            metadata = json.loads(arrays.pop("metadata").tobytes())
-            digest = arrays.pop("digest").tobytes().hex()
-        except _UNREADABLE as error:
-            raise TaskFileError(f"{str(path)!r} is not a readable task file: {error}") from error
-        if not isinstance(metadata, dict) or metadata.get("format") != FORMAT:
-            found = metadata.get("format") if isinstance(metadata, dict) else None
-            raise TaskFileError(f"{str(path)!r} has format version {found!r}; this dsenv reads version {FORMAT}")
-        task = cls(arrays, metadata)
-        if task.digest != digest:
-            raise TaskFileError(f"{str(path)!r} was altered: its digest is {task.digest}, it says {digest}")
-        return task.at_variant(variant)
+        return cls(*read_task_file(Path(path))).at_variant(variant)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SelectionTask:
         """Return itself: a task never changes, and ``gym.make`` copies its keywords for every environment."""
@@ -442,15 +405,3 @@ def cut_validation(strata: Ints, rng: np.random.Generator) -> npt.NDArray[np.int
     codes[dealt[0::2]] = REWARD
     codes[dealt[1::2]] = SELECTION
     return codes
-
-
-def _json_array(value: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(json.dumps(value, sort_keys=True, ensure_ascii=False).encode(), np.uint8)
-
-
-def _digest(arrays: Arrays, metadata: Mapping[str, Any]) -> str:
-    digest = hashlib.sha256()
-    for name, array in sorted({**arrays, "metadata": _json_array(metadata)}.items()):
-        digest.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
-        digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)  # no copy of the vectors
-    return digest.hexdigest()

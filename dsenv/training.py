@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from dsenv.blocks import token_batches
-from dsenv.checkpoints import load_checkpoint, save_checkpoint
+from dsenv.checkpoints import Facts, load_checkpoint, save_checkpoint
 from dsenv.dataset import Ints, Rows
 from dsenv.encoders import minilm_folder, quiet
 from dsenv.errors import InputError, check_whole, one_of, require
@@ -234,6 +234,8 @@ def fit(
         run = f"{rows.digest} {seed} {asdict(recipe)}" if checkpoint is not None else ""
         if checkpoint is not None and (held := load_checkpoint(checkpoint, trained, optimizer, target.device, run)):
             done, tokens, losses, spent = held["steps"], held["tokens"], held["losses"], held["seconds"]
+            if not 0 < done < steps or done % batches or len(losses) != done:
+                raise InputError(f"{str(checkpoint)!r} is after {done} steps, which end no epoch of {batches}: remove it")
             log.info("%s: goes on after %d of %d epochs", what, done // batches, recipe.epochs)
         shown = track(order[done:], what, total=(steps - done) * recipe.batch_size, weight=recipe.batch_size)
         for number, batch in enumerate(shown, done + 1):
@@ -265,8 +267,8 @@ def fit(
                 after_epoch(optimizer, float(np.mean(rates[-batches:])))
                 model.train()
             if checkpoint is not None and number < steps:
-                facts = {"run": run, "steps": number, "tokens": tokens, "losses": losses}
-                facts["seconds"] = spent + time.perf_counter() - started
+                taken = spent + time.perf_counter() - started
+                facts = Facts(run=run, steps=number, tokens=tokens, losses=losses, seconds=taken)
                 save_checkpoint(checkpoint, trained, optimizer, target.device, facts)
     seconds = spent + time.perf_counter() - started
     return Fit(seconds, steps, len(rows) * recipe.epochs, tokens, float(np.mean(losses[-max(1, steps // 10) :])))

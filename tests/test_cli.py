@@ -152,9 +152,9 @@ def test_tasks_shows_sources_and_licences(tmp_path):
         (("evaluate", "swop", "--id", "DataSelect-Synthetic-v0"), "Did you mean 'swap'"),
         (("evaluate", "none:solve", "--id", "DataSelect-Synthetic-v0"), "cannot be imported"),
         (("evaluate", "x.zip", "--id", "DataSelect-Synthetic-v0", "--algorithm", "pppo"), "Did you mean 'ppo'"),
-        (("leaderboard", "none.jsonl"), "cannot be read"),
+        (("leaderboard", "none.jsonl"), "there is no such file"),
         (("finetune", "none.json", "nowhere"), "not a readable selection"),
-        (("replay", "none.jsonl"), "cannot be read"),
+        (("replay", "none.jsonl"), "there is no such file"),
     ],
 )
 def test_errors_are_one_line_and_leave_nothing(arguments, says, tmp_path):
@@ -224,7 +224,7 @@ def test_instruction_data_from_a_table(tmp_path, llama):
         ),
         (("select", "my.csv", "--text", "review", "--label", "note"), "no column 'note'"),
         (("select", "my.csv", "--text", "review", "--label", "stars", "--out", "x.txt"), "allowed are a selection *.json"),
-        (("select", "none.csv"), "cannot be read"),
+        (("select", "none.csv"), "there is no such file"),
         (("select", "synthetic", "--out", "x.csv"), "a task has no texts"),
         (("select", "my.xlsx"), "is no task (a file *.npz, a bundled name) and no table: *.parquet, *.csv"),
         (("select", "my.csv", "--method", "swaap"), "Did you mean 'swap'"),

@@ -169,7 +169,7 @@ def test_unreadable_folders(tmp_path):
         TextDataset.from_folder(folder)
     (folder / "meta.json").write_text("[", encoding="utf-8")
     (folder / "test.jsonl").write_text('{"text": "a", "label": "bad", "source": "web"}\n', encoding="utf-8")
-    with pytest.raises(InputError, match="is not JSON"):
+    with pytest.raises(InputError, match="meta.json. is not a readable JSON object"):
         TextDataset.from_folder(folder)
 
 

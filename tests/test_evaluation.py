@@ -105,7 +105,7 @@ def test_counts_of_a_search_become_a_result():
 
 
 def test_broken_result_files(tmp_path):
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="there is no such file"):
         load_results(tmp_path / "none.jsonl")
     (tmp_path / "bad.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match="not a result"):

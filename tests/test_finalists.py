@@ -8,7 +8,8 @@ import pytest
 from dsenv.errors import InputError
 from dsenv.finalists import Finalist, contenders, filters, head_score, label_margins, propose, select_finalist
 from dsenv.synthetic import synthetic_task
-from dsenv.task import SELECTION, SelectionTask, load_bundled
+from dsenv.task import SelectionTask, load_bundled
+from dsenv.task_file import SELECTION
 
 
 def test_filters_find_right_labels_and_target_sources():

@@ -170,7 +170,7 @@ def test_intervals_agree_with_the_slow_ones():
 
 def test_constants_are_checked(tmp_path):
     path = tmp_path / "constants.json"
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError, match="not a readable file of constants"):
         load_constants(path)
     good = {"problems": constants_of(ID)}
     path.write_text(json.dumps(good))
@@ -178,8 +178,8 @@ def test_constants_are_checked(tmp_path):
     broken = json.loads(json.dumps(good))
     broken["problems"][ID]["instances"]["3"]["one"]["test"] = None
     for wrong, says in (
-        ([], "no constants"), ({"problems": {ID: {}}}, "headroom"), (broken, "instance 3"),
-        ({"problems": {ID: {"headroom": 1, "instances": {}}}}, "not true or false"),
+        ([], "not a readable file of constants"), ({"problems": {ID: {}}}, "headroom"), (broken, "Expected `float`, got `null`"),
+        ({"problems": {ID: {"headroom": 1, "instances": {}}}}, "Expected `bool`, got `int`"),
     ):  # fmt: skip
         path.write_text(json.dumps(wrong))
         with pytest.raises(InputError, match=says):
@@ -351,7 +351,7 @@ def test_tables_of_several_files(tmp_path):
     both = load_leaderboard([tmp_path / "committed.json", tmp_path / "own.jsonl"], constants_of(ID))
     assert [(one["agent"], one["iqm"]) for one in both["summary"] if one["id"] == ID] == [("new", 0.5), ("swap", 0.25)]
     (tmp_path / "committed.json").write_text("{}")
-    with pytest.raises(InputError, match="no leaderboard"):
+    with pytest.raises(InputError, match="not a readable leaderboard"):
         load_leaderboard([tmp_path / "committed.json"], {})
 
 

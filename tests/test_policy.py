@@ -20,7 +20,7 @@ from dsenv.proxies.ridge import RidgeProxy
 from dsenv.registration import MAIN
 from dsenv.selectors import select
 from dsenv.synthetic import synthetic_task
-from dsenv.task import TEST
+from dsenv.task_file import TEST
 
 ID = "DataSelect-GooglePlayNoisy-v0"
 

@@ -8,15 +8,18 @@ import math
 import zlib
 from collections.abc import Generator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypedDict
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 
 from dsenv.dataset import Ints
 from dsenv.errors import InputError, StoreError
+from dsenv.reading import convert, parse_json
 
 SCORE_COLUMNS = "task, recipe, sample, counts, score, seconds, checksum"
+WIDTHS = (1, 4)  # bytes of a packed count
 RECIPE_COLUMNS = "task, recipe, facts, checksum"
 
 Row = tuple[Any, ...]
@@ -75,10 +78,15 @@ class Entry(NamedTuple):
     @classmethod
     def from_row(cls, row: Row) -> Entry | None:
         """Return the entry of a row, None where the row is damaged."""
-        if not _intact(row):
+        if not _intact(row) or [type(value) for value in row[:-1]] != [bytes, bytes, bytes, bytes, float, float]:
             return None
         task, recipe, sample, counts, score, seconds, _ = row
-        return cls(Key(task.hex(), recipe.hex(), sample.decode(), counts), score, seconds)
+        if not counts or counts[0] not in WIDTHS or (len(counts) - 1) % counts[0] or not math.isfinite(seconds):
+            return None
+        try:
+            return cls(Key(task.hex(), recipe.hex(), sample.decode(), counts), score, seconds).checked()
+        except (UnicodeDecodeError, InputError):
+            return None
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``read_lines`` reads as the entry."""
@@ -100,7 +108,12 @@ class Description(NamedTuple):
     @classmethod
     def from_row(cls, row: Row) -> Description | None:
         """Return the description of a row, None where the row is damaged."""
-        return cls(row[0].hex(), row[1].hex(), json.loads(row[2])) if _intact(row) else None
+        if not _intact(row) or [type(value) for value in row[:-1]] != [bytes, bytes, bytes]:
+            return None
+        try:
+            return cls(row[0].hex(), row[1].hex(), parse_json(row[2], dict[str, Any], "facts of a recipe"))
+        except InputError:
+            return None
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``read_lines`` reads as the description."""
@@ -117,10 +130,10 @@ def read_lines(path: Path) -> Generator[Entry | Description]:
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 try:
-                    record = _from_json(json.loads(line))
-                except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+                    record = _from_json(line)
+                except ValueError as error:
                     raise StoreError(
-                        f"{str(path)!r}, line {number} is not an exported score ({error!r}): remove the line"
+                        f"{str(path)!r}, line {number} is not an exported score ({error}): remove the line"
                     ) from error
                 yield record
     except (OSError, UnicodeDecodeError) as error:
@@ -129,7 +142,7 @@ def read_lines(path: Path) -> Generator[Entry | Description]:
 
 def pack_counts(counts: npt.NDArray[np.integer]) -> bytes:
     """Return counts (K,) as the width of a number (1 or 4 bytes) and the numbers."""
-    width = 1 if counts.max(initial=0) < 256 else 4
+    width = WIDTHS[0] if counts.max(initial=0) < 256 else WIDTHS[1]
     return bytes([width]) + counts.astype(f"<u{width}").tobytes()
 
 
@@ -143,12 +156,39 @@ def name_selection(counts: npt.NDArray[np.integer]) -> str:
     return f"selection { ({int(k): int(counts[k]) for k in np.flatnonzero(counts)}) }"
 
 
-def _from_json(values: Any) -> Entry | Description:
-    names = bytes.fromhex(values["task"]).hex(), bytes.fromhex(values["recipe"]).hex()
+class _Score(TypedDict):
+    task: str
+    recipe: str
+    sample: str
+    counts: list[Annotated[int, msgspec.Meta(ge=0, lt=2**32)]]
+    score: float
+    seconds: float
+
+
+class _Recipe(TypedDict):
+    task: str
+    recipe: str
+    facts: dict[str, Any]
+
+
+def _from_json(line: str) -> Entry | Description:
+    """Return what a line says.
+
+    Raises:
+        ValueError: where it says something else.
+    """
+    values = parse_json(line, dict[str, Any], "no JSON object")
     if "facts" in values:
-        return Description(*names, dict(values["facts"]))
-    counts = pack_counts(np.array(values["counts"], np.uint32))
-    return Entry(Key(*names, str(values["sample"]), counts), values["score"], values["seconds"]).checked()
+        named = convert(values, _Recipe)
+        return Description(_hexadecimal(named["task"]), _hexadecimal(named["recipe"]), named["facts"])
+    found = convert(values, _Score)
+    counts = pack_counts(np.array(found["counts"], np.uint32))
+    key = Key(_hexadecimal(found["task"]), _hexadecimal(found["recipe"]), found["sample"], counts)
+    return Entry(key, found["score"], found["seconds"])
+
+
+def _hexadecimal(digest: str) -> str:
+    return bytes.fromhex(digest).hex()
 
 
 def _signed(*values: Any) -> Row:

@@ -28,6 +28,7 @@ APPLICATION = 0x64734556  # in the header of the file: says that it is ours
 WAIT_SECONDS = 60.0
 SAME = 1e-9
 SMALLEST_ROW = 100
+LARGEST_VALUE = 2**26  # bytes, of counts or facts
 
 _TABLES = (
     "CREATE TABLE recipes (task BLOB, recipe BLOB, facts TEXT, checksum INTEGER, PRIMARY KEY (task, recipe))",
@@ -38,6 +39,7 @@ _CURE = {
     "SQLITE_NOTADB": "is not a store of scores, or its beginning is damaged: give another path, or move the file away",
     "SQLITE_CORRUPT": "is damaged: save what can be read with `dsenv store export {path} --out scores.jsonl`, move the file "
     "away, then `dsenv store merge {path} scores.jsonl`",
+    "SQLITE_TOOBIG": "holds an entry larger than any of ours: it is damaged; move the file away",
     "SQLITE_READONLY": "cannot be written: give yourself the right to write the file and its folder, or copy it elsewhere",
     "SQLITE_CANTOPEN": "cannot be opened: the folder must exist and allow files to be made in it",
     "SQLITE_FULL": "cannot grow, the disk is full: free some space and start again; the scores so far are kept",
@@ -338,7 +340,9 @@ def _connect(path: Path, options: str) -> sqlite3.Connection:
     connection = sqlite3.connect(uri, uri=True, timeout=WAIT_SECONDS, isolation_level=None, check_same_thread=False)
     try:
         connection.text_factory = bytes  # damaged text is no UTF-8
+        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, LARGEST_VALUE)
         connection.execute("PRAGMA cell_size_check = ON")
+        connection.execute("PRAGMA trusted_schema = OFF")
         create = options == "mode=rwc"
         if not create:
             connection.execute("PRAGMA query_only = ON")
@@ -353,12 +357,20 @@ def _connect(path: Path, options: str) -> sqlite3.Connection:
                     f"{str(path)!r} has format version {header[1]}; this dsenv reads version {FORMAT}: export it with the "
                     "dsenv that wrote it, then merge the lines into a new store"
                 )
+            _check_tables(connection, path)
         if create:
             _prepare(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _check_tables(connection: sqlite3.Connection, path: Path) -> None:
+    """Refuse a file whose tables are not those that are made here: a view or a trigger runs what its maker wrote."""
+    found = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY sql").fetchall()
+    if [sql for (sql,) in found] != sorted(table.encode() for table in _TABLES):
+        raise StoreError(f"{str(path)!r} is not a store of scores, its tables are others: give another path")
 
 
 def _prepare(connection: sqlite3.Connection) -> None:

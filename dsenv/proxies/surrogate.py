@@ -16,12 +16,13 @@ from scipy.stats import spearmanr
 from dsenv.dataset import Ints
 from dsenv.errors import InputError, check_whole, one_of, require
 from dsenv.files import atomic_write
-from dsenv.metrics import Doubles
+from dsenv.metrics import METRICS, NEG_RESPONSE_LOSS, Doubles
 from dsenv.picks import PickPlan, draw_counts
 from dsenv.proxies import Memory, Proxy, RowSample, empty_score, recipe_digest, rows_digest
-from dsenv.proxies.reward_models import MODELS, Weights, predict_scores, train_model
+from dsenv.proxies.reward_models import MODELS, Weights, first_weights, predict_scores, train_model
+from dsenv.reading import convert, parse_json
 from dsenv.seeding import generator
-from dsenv.task import SelectionTask
+from dsenv.task import RESPONSE_SKILL, SelectionTask
 
 FORMAT = 1
 FEWEST = 10
@@ -263,15 +264,17 @@ class SurrogateProxy:
             with library.safe_open(path, "numpy") as file:
                 metadata = file.metadata() or {}
                 arrays = {name: np.array(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 - no dict
-            found = json.loads(metadata["surrogate"])
+            found = parse_json(metadata["surrogate"], dict[str, Any], "its facts")
             if found.pop("format") != FORMAT:
                 raise ValueError(f"another format version than {FORMAT}")
             if _digest(arrays, metadata["surrogate"]) != metadata["sha256"]:
                 raise ValueError("it was altered: its digest is another than it says")
-            facts = Facts(**found)
+            facts = convert(found, Facts)
+            one_of("model", facts.model, MODELS)
+            one_of("metric", facts.metric, (*METRICS, RESPONSE_SKILL, NEG_RESPONSE_LOSS))
             named = {part: {n.partition(".")[2]: a for n, a in arrays.items() if n.startswith(part)} for part in ("w", "s")}
             scored = Scored(**named["s"])
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, library.SafetensorError) as error:
+        except (OSError, ValueError, KeyError, TypeError, library.SafetensorError) as error:
             raise InputError(f"{str(path)!r} is not a readable surrogate: {error}") from error
         given = {
             "task": (facts.task, task.digest),
@@ -285,6 +288,14 @@ class SurrogateProxy:
                     f"the surrogate {str(path)!r} was trained for another {what}: {str(trained)[:16]!r}; asked of it is "
                     f"{str(asked)[:16]!r} of task {task.name!r}"
                 )
+        try:
+            _check_scored(scored, plan)
+            expected = first_weights(facts.model, task, plan, scored.counts, scored.scores, 0)
+            forms, wanted = ({n: (a.dtype, a.shape) for n, a in held.items()} for held in (named["w"], expected))
+            if forms != wanted or not all(np.isfinite(array).all() for array in named["w"].values()):
+                raise ValueError("its weights do not fit its model, or are not finite")
+        except ValueError as error:
+            raise InputError(f"{str(path)!r} is not a readable surrogate: {error}") from error
         return cls(task, plan, facts.metric, facts, named["w"], scored)
 
     @classmethod
@@ -305,6 +316,14 @@ class SurrogateProxy:
         ranked = spearmanr(truth, found).statistic if variance and np.ptp(found) else 0.0
         known = {**asdict(facts), "hold_out_r2": float(r2), "hold_out_spearman": float(ranked)}
         return cls(task, plan, facts.metric, Facts(**known), weights, scored)
+
+
+def _check_scored(scored: Scored, plan: PickPlan) -> None:
+    """Refuse what are no scored selections of a plan."""
+    count = len(plan.check_batch(scored.counts))
+    fits = scored.scores.shape == scored.held_out.shape == (count,) and scored.held_out.dtype == np.bool_
+    if not fits or not count or scored.counts.dtype.kind != "i" or not np.isfinite(scored.scores).all():
+        raise ValueError("its selections, scores and hold-out do not fit each other")
 
 
 def mixed_counts(plan: PickPlan, number: int, seed: int = 0) -> Ints:

@@ -26,7 +26,8 @@ from dsenv.seeding import generator
 from dsenv.selection import Selection
 from dsenv.stats import Interval, mean, mean_interval
 from dsenv.synthetic import synthetic_task
-from dsenv.task import CLUSTERINGS, RESPONSE_SKILL, SelectionTask, bundled_tasks
+from dsenv.task import RESPONSE_SKILL, SelectionTask, bundled_tasks
+from dsenv.task_file import CLUSTERINGS
 
 METRIC_NAMES = {
     "accuracy": "accuracy",

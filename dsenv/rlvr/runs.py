@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
 from dsenv.dataset import Ints
 from dsenv.errors import InputError, check_whole
 from dsenv.metrics import Doubles
+from dsenv.reading import convert
 from dsenv.rlvr.controllers.controller import Controller
 from dsenv.rlvr.grpo import GRPO
 from dsenv.rlvr.snapshots import load_snapshot, save_snapshot
@@ -88,8 +90,10 @@ def train(
         raise InputError(f"a budget of {rollouts} rollouts: the first round may take {least}, allowed are budgets from that")
     points: list[Point] = []
     if snapshot is not None and Path(snapshot).is_file():
-        stored = load_snapshot(snapshot, training, controller)["points"]
-        points = [Point(**{**one, "by_cluster": tuple(one["by_cluster"])}) for one in stored]
+        try:
+            points = convert(load_snapshot(snapshot, training, controller).get("points"), list[Point])
+        except msgspec.ValidationError as error:
+            raise InputError(f"{str(snapshot)!r} has no curve of a run: {error}") from error
         costs = training.costs
     saved = time.monotonic()
     signals: list[float] = []

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from dsenv.errors import InputError, require
 from dsenv.files import atomic_write
+from dsenv.reading import parse_json
 from dsenv.rlvr.controllers.controller import Controller
 from dsenv.rlvr.grpo import GRPO
 
@@ -53,9 +54,9 @@ def load_snapshot(path: str | Path, training: GRPO, controller: Controller) -> d
     safetensors = require("safetensors", "finetune")
     try:
         with safetensors.safe_open(path, "numpy") as file:
-            meta = json.loads((file.metadata() or {})["dsenv"])
+            meta = parse_json((file.metadata() or {})["dsenv"], dict[str, Any], "its facts")
             arrays: Arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a dict
-    except (OSError, ValueError, KeyError, safetensors.SafetensorError) as error:
+    except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise InputError(f"{str(path)!r} is no snapshot or is damaged: {error}") from error
     for name, expected in _identity(training, controller).items():
         if meta.get(name) != expected:
@@ -63,10 +64,15 @@ def load_snapshot(path: str | Path, training: GRPO, controller: Controller) -> d
     parts: dict[str, Arrays] = {"training": {}, "controller": {}}
     for name, value in arrays.items():
         owner, _, rest = name.partition("/")
+        if owner not in parts:
+            raise InputError(f"{str(path)!r} is no snapshot or is damaged: it holds {name!r}")
         parts[owner][rest] = value
-    training.put_state(parts["training"], meta["counts"])
-    controller.restore(parts["controller"])
-    notes: dict[str, Any] = meta["notes"]
+    try:
+        training.put_state(parts["training"], meta["counts"])
+        controller.restore(parts["controller"])
+        notes: dict[str, Any] = meta["notes"]
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{str(path)!r} is no snapshot or is damaged: {error!r}") from error
     return notes
 
 
