@@ -30,7 +30,7 @@ from dsenv.reduction import Dequantised, Part, checked_vectors, reduce_vectors
 from dsenv.seeding import generator
 from dsenv.splits import cut_record, cut_rows, warn_of_duplicates
 from dsenv.task import REGULARISATION, REPORTED, SelectionTask, add_clustering, cut_validation, small_ints
-from dsenv.task_file import CLUSTERINGS, FORMAT, TEST, TRAIN, Arrays
+from dsenv.task_file import CLUSTERINGS, FORMAT, MOST_COLUMNS, TEST, TRAIN, Arrays
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +94,7 @@ def build_task(
     check_whole("seed", seed, 0)
     splits = dataset.splits
     sizes = {split: len(rows) for split, rows in splits.items()}
+    check_whole("max_rows", max_rows, 1)
     dimensions = _dimensions(dimensions, min(sizes["train"], max_rows))
     _check_sizes(sizes, reported, dimensions, max_rows, len(dataset.class_names))
     chosen, clusters = _pool(dataset.train.strata, max_rows, clusters, seed)
@@ -180,12 +181,21 @@ def build_task_from_vectors(
     ids = {split: _checked_labels(split, labels) for split in SPLITS}
     if len(np.unique(ids["train"])) < 2:
         raise InputError("the training labels are of one class only; at least two are needed")
+    if class_names is None and int(ids["train"].max()) >= len(ids["train"]):
+        raise InputError(
+            f"{'train'!r} has the label {ids['train'].max()} in {len(ids['train'])} rows: class ids are 0 to C - 1; give "
+            "class_names= where some have no row"
+        )
+    if class_names is not None and (isinstance(class_names, (str, Mapping)) or not isinstance(class_names, Sequence)):
+        raise InputError(f"class_names {class_names!r}: a list of names is needed")
     names = [str(c) for c in range(int(ids["train"].max()) + 1)] if class_names is None else [str(c) for c in class_names]
     for split, found in ids.items():
         if found.max() >= len(names):
             raise InputError(f"{split!r} has the label {found.max()}; allowed are 0 to {len(names) - 1}")
+    check_whole("seed", seed, 0)
     sizes = {split: len(found) for split, found in ids.items()}
     most = sizes["train"] if max_rows is None else max_rows
+    check_whole("max_rows", most, 1)
     dimensions = _dimensions(dimensions, min(sizes["train"], most))
     _check_sizes(sizes, reported, dimensions, most, len(names))
     vectors = checked_vectors(vectors, sizes)
@@ -405,9 +415,10 @@ def _dimensions(asked: int | None, rows: int) -> int:
 
 def _check_sizes(sizes: Mapping[str, int], reported: str, dimensions: int, max_rows: int, classes: int) -> None:
     one_of("reported metric", reported, REPORTED)
-    for what, value, least in (("dimensions", dimensions, 1), ("max_rows", max_rows, classes)):
-        if value < least:
-            raise InputError(f"{what} {value!r} is below {least}")
+    check_whole("max_rows", max_rows, classes)
+    check_whole("dimensions", dimensions, 1)
+    if dimensions > MOST_COLUMNS:
+        raise InputError(f"dimensions {dimensions!r}: allowed are 1 to {MOST_COLUMNS}")
     if sizes["validation"] < 2:
         raise InputError(f"validation has {sizes['validation']} row: at least 2 are cut into the reward and selection halves")
 
@@ -417,15 +428,18 @@ def _pool(strata: Ints, max_rows: int, clusters: int | None, seed: int) -> tuple
     chosen = stratified_sample(strata, max_rows, generator(seed, "pool")) if len(strata) > max_rows else None
     rows = len(strata) if chosen is None else len(chosen)
     clusters = min(CLUSTERS, rows) if clusters is None else clusters
-    if not 1 <= clusters <= rows:
-        raise InputError(f"{clusters} clusters of {rows} training rows: allowed are 1 to {rows}")
+    if isinstance(clusters, bool) or not isinstance(clusters, (int, np.integer)) or not 1 <= clusters <= rows:
+        raise InputError(f"{clusters!r} clusters of {rows} training rows: allowed are 1 to {rows}")
     return chosen, clusters
 
 
 def _checked_labels(split: str, labels: Mapping[str, npt.ArrayLike]) -> Ints:
-    if split not in labels:
-        raise InputError(f"labels have no {split!r} split; found: {', '.join(labels)}")
-    found = np.asarray(labels[split])
+    if not isinstance(labels, Mapping) or split not in labels:
+        raise InputError(f"labels have no {split!r} split: allowed are (n,) labels by split")
+    try:
+        found = np.asarray(labels[split])
+    except ValueError as error:  # lists of different lengths
+        raise InputError(f"labels of {split!r} are no column: {error}") from error
     if found.ndim != 1 or not len(found) or not np.issubdtype(found.dtype, np.integer):
         raise InputError(
             f"labels of {split!r} have the shape {found.shape} and type {found.dtype}; allowed are (n,) whole numbers"
@@ -438,6 +452,8 @@ def _checked_labels(split: str, labels: Mapping[str, npt.ArrayLike]) -> Ints:
 def _checked_sources(split: str, sources: Mapping[str, Sequence[str]] | None, rows: int) -> Sequence[str] | None:
     if sources is None:
         return None
+    if not isinstance(sources, Mapping) or not all(isinstance(column, Sequence) for column in sources.values()):
+        raise InputError("sources are names by split: a dict of lists")
     found = len(sources[split]) if split in sources else "no"
     if found != rows:
         raise InputError(f"{split!r} has {found} sources; allowed is one for each of its {rows} rows")

@@ -68,9 +68,12 @@ def load_checkpoint(path: Path, weights: Sequence[Any], optimizer: Any, device: 
             form = tensors[key].shape if key in tensors else None
             if form not in ((), weight.shape) and (form is not None or key.endswith("weight")):
                 raise InputError(f"{str(path)!r} is not a readable checkpoint: {key} does not fit the model; remove it")
-    random = ["random", *(["random cuda"] if device.startswith("cuda") else [])]
-    if not all(key in tensors and tensors[key].dtype == torch.uint8 for key in random):
-        raise InputError(f"{str(path)!r} is not a readable checkpoint: it has no random state; remove it")
+    try:
+        torch.Generator().set_state(tensors["random"])
+        if device.startswith("cuda"):
+            torch.Generator(device).set_state(tensors["random cuda"])
+    except (KeyError, RuntimeError, TypeError) as error:
+        raise InputError(f"{str(path)!r} is not a readable checkpoint: no random state ({error}); remove it") from error
     with torch.no_grad():
         for number, weight in enumerate(weights):
             weight.copy_(tensors[f"{number} weight"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
@@ -184,6 +185,7 @@ def select(
     from dsenv.dataset import load_dataset
     from dsenv.env import load_task
     from dsenv.metrics import METRICS
+    from dsenv.picks import check_budget
     from dsenv.run_folder import RunFolder
     from dsenv.search import SEARCHES
     from dsenv.selectors import SELECTORS
@@ -197,8 +199,7 @@ def select(
     one_of("method", method, [*SEARCHES, *SELECTORS])
     if metric is not None:
         one_of("metric", metric, [*METRICS, RESPONSE_SKILL])
-    if not 0 < budget <= 1:
-        raise InputError(f"budget {budget!r} is not a share of the rows: allowed are above 0 up to 1")
+    check_budget(budget)
     check_tracking(track)
     columns: dict[str, Any] = {"text": text, "label": label, "response": response, "split_seed": split_seed}
     rows: TextDataset | None = None
@@ -600,9 +601,10 @@ def _write_rows(rows: Sequence[int], source: Path, path: Path) -> None:
 
 
 def _words() -> list[str]:
-    """The command line, without the folders of files elsewhere."""
+    """The command line, without the folders of files elsewhere; a word that is not UTF-8 is escaped."""
 
     def short(word: str) -> str:
+        word = word.encode("utf-8", "backslashreplace").decode()
         option, equals, value = word.rpartition("=") if word.startswith("-") else ("", "", word)
         return f"{option}{equals}{Path(value).name if Path(value).is_absolute() else value}"
 
@@ -672,7 +674,13 @@ def _number(value: float | None, digits: int) -> str:
 
 
 def main() -> None:
-    """Run the command line; a documented error is one line, not a traceback."""
+    """Run the command line; a documented error is one line, not a traceback.
+
+    What a terminal or a pipe cannot write (an ASCII locale, a file's name that is not UTF-8) is shown escaped.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     with ending_cleanly():
         app()
 

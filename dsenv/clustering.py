@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,6 +17,7 @@ from dsenv.seeding import generator
 
 ITERATIONS = 50
 SAMPLE_ROWS = 2**17
+LARGEST_SEED = 2**31 - 1  # that faiss takes
 
 
 @dataclass(frozen=True)
@@ -52,7 +56,8 @@ def cluster_kmeans(vectors: VectorRows, clusters: int, seed: int) -> Clustering:
     """Plain K-Means over all rows: the paper's form.
 
     Centroids are fitted on at most ``SAMPLE_ROWS`` rows, a seeded sample where there are more, and rows are assigned
-    block by block: time is linear in the rows, and memory beside the result bounded.
+    block by block: time is linear in the rows, and memory beside the result bounded. One thread does it, so that clusters
+    are the same however many there are.
 
     Args:
         vectors: (n, d), an array or anything that takes slices and row numbers.
@@ -102,25 +107,39 @@ def _checked_rows(vectors: VectorRows, clusters: int) -> int:
 def _kmeans(vectors: VectorRows, rows: Ints, clusters: int, sample: int, seed: int) -> Ints:
     """Cluster the given rows; ids 0..K-1 of which some may be empty."""
     faiss = require("faiss", "build")
+    if not 0 <= seed <= LARGEST_SEED:
+        raise InputError(f"seed {seed!r}: allowed are 0 to {LARGEST_SEED}")
     fitted = rows
     if len(rows) > sample:
         drawn = generator(seed, "k-means sample").choice(len(rows), sample, replace=False)
         fitted = rows[np.sort(drawn)]
     data = np.ascontiguousarray(vectors[fitted], np.float32)
-    kmeans = faiss.Kmeans(
-        data.shape[1],
-        clusters,
-        niter=ITERATIONS,
-        seed=seed,
-        min_points_per_centroid=1,
-        max_points_per_centroid=len(data),
-    )
-    kmeans.train(data)
     nearest = np.empty(len(rows), np.int64)
-    for part in row_blocks(len(rows)):
-        block = np.ascontiguousarray(vectors[rows[part]], np.float32)
-        nearest[part] = kmeans.index.search(block, 1)[1][:, 0]
+    with _one_thread(faiss):
+        kmeans = faiss.Kmeans(
+            data.shape[1],
+            clusters,
+            niter=ITERATIONS,
+            seed=seed,
+            min_points_per_centroid=1,
+            max_points_per_centroid=len(data),
+        )
+        kmeans.train(data)
+        for part in row_blocks(len(rows)):
+            block = np.ascontiguousarray(vectors[rows[part]], np.float32)
+            nearest[part] = kmeans.index.search(block, 1)[1][:, 0]
     return nearest
+
+
+@contextmanager
+def _one_thread(faiss: Any) -> Iterator[None]:
+    """Keep faiss to one thread: the last bits of its distances, and with them clusters, depend on how many it has."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
 
 
 def _finish(cluster: Ints, seed: int) -> Clustering:

@@ -10,14 +10,14 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from dsenv.errors import InputError, check_whole, require
-from dsenv.labels import plain_cell, read_classes
-from dsenv.reading import read_json
+from dsenv.labels import SURROGATE, plain_cell, read_classes
+from dsenv.reading import convert, read_json
 from dsenv.seeding import generator
 from dsenv.splits import HELD_OUT, cut_record, cut_rows, text_key
 from dsenv.splits import Ints as Ints
@@ -28,8 +28,15 @@ log = logging.getLogger(__name__)
 SPLITS = ("train", "validation", "test")
 ALSO = {"validation": ("valid", "val", "dev")}  # other names of a split's file
 HUB_NAME = re.compile(r"[\w.-]+/[\w.-]+")
-SURROGATE = re.compile("[\ud800-\udfff]")
 INSTRUCTIONS = ("prompt", "response")  # columns of instruction data, where nothing else is said
+
+
+class _Meta(TypedDict, total=False):
+    """What is read of a dataset's meta; it may hold more."""
+
+    title: str
+    sources: list[dict[str, Any]]
+    licence: str
 
 
 @dataclass(frozen=True)
@@ -261,7 +268,12 @@ class TextDataset:
             InputError: for no training rows, a missing column, an empty text, fewer than two classes in training, a label
                 that training does not have, or too few rows to cut.
         """
-        info = dict(meta or {})
+        info = {key: value for key, value in dict(meta or {}).items() if key != "split"}  # which is said below
+        name = SURROGATE.sub("?", name)  # of a file whose name is not UTF-8
+        try:
+            convert({key: info[key] for key in _Meta.__annotations__ if key in info}, _Meta)
+        except ValueError as error:
+            raise InputError(f"what is known of {name!r} cannot be used: {error}") from error
         check_whole("split_seed", split_seed, 0)
         if "train" not in splits:
             raise InputError(f"dataset {name!r} has no 'train' split; found: {', '.join(map(str, splits)) or 'none'}")
@@ -387,16 +399,23 @@ def find_folder(name: str | Path, data_dir: str | Path | None = None) -> Path | 
     Raises:
         InputError: where nothing of that name is found and it is no hub name.
     """
-    if Path(name).is_dir():
+    if _is_folder(name):
         return Path(name)
     base = data_dir or os.environ.get("DSENV_DATA_DIR")
     inside = not Path(name).is_absolute() and ".." not in Path(name).parts  # a name leads to no folder elsewhere
-    if base and inside and (Path(base) / name).is_dir():
+    if base and inside and _is_folder(Path(base) / name):
         return Path(base) / name
     if not HUB_NAME.fullmatch(str(name)) or not inside:
         where = f"{str(base)!r} has no such folder" if base else "DSENV_DATA_DIR and data_dir are not set"
         raise InputError(f"no dataset {str(name)!r}: it is not a folder, {where}, and a hub name reads 'owner/name'")
     return None
+
+
+def _is_folder(path: str | Path) -> bool:
+    try:
+        return Path(path).is_dir()
+    except OSError:  # a name that is too long
+        return False
 
 
 def read_split(folder: Path, split: str) -> dict[str, list[Any]]:

@@ -14,10 +14,10 @@ from gymnasium import spaces
 
 from dsenv.dataset import Ints, TextDataset, load_dataset
 from dsenv.episodes import Episodes
-from dsenv.errors import DsenvError, InputError, one_of
+from dsenv.errors import DsenvError, InputError, check_whole, one_of
 from dsenv.files import cache_folder
 from dsenv.metrics import NEG_RESPONSE_LOSS
-from dsenv.picks import PickPlan, plan_picks
+from dsenv.picks import UNITS, PickPlan, check_budget, plan_picks
 from dsenv.proxies import Proxy, RowSample, make_proxy, rows_digest
 from dsenv.proxies.outputs import ridge_metrics
 from dsenv.proxies.store import ScoreStore
@@ -145,6 +145,10 @@ class DataSelectEnv(gym.Env[Any, Any]):
         self.render_mode = render_mode
         self._window: Window | None = None
         self.clustering = self.task.clustering(clustering)
+        one_of("unit", unit, UNITS)
+        check_budget(budget)
+        if picks is not None and not isinstance(picks, (int, np.integer)):
+            raise InputError(f"picks {picks!r} do not fit the budget: allowed are whole numbers from 1")
         self.plan = _shared_plan(self.task, clustering, unit, budget, picks)
         self.proxy = self._proxy(proxy, dataset, cache_dir)
         self._share = None if reward_rows is None else RowSample(reward_rows, 0).share
@@ -173,6 +177,8 @@ class DataSelectEnv(gym.Env[Any, Any]):
         Raises:
             InputError: for unknown options, or counts that leave no pick or are not possible.
         """
+        if seed is not None:
+            check_whole("seed", seed, 0)
         super().reset(seed=seed)
         start = start_counts(self.plan, options)
         self.episodes.start(np.zeros(1, np.int64), start[None], [self.draw_sample(self.np_random)])
@@ -248,6 +254,9 @@ class DataSelectEnv(gym.Env[Any, Any]):
             if cache_dir is None or given not in ("probe", "finetune"):
                 return made
             return StoredProxy(made, ScoreStore(cache_folder(cache_dir) / "scores.sqlite"))
+        made_of = {"task": SelectionTask, "plan": PickPlan, "metric": str}
+        if not all(isinstance(getattr(given, name, None), kind) for name, kind in made_of.items()):
+            raise InputError(f"proxy {given!r}: allowed are names and a Proxy of this task")
         if rows_digest(self.task, self.plan) != rows_digest(given.task, given.plan):
             raise InputError(f"the proxy is of task {given.task.name!r} or of other picks, not of this environment's")
         if given.metric != self.metric:

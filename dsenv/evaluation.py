@@ -22,12 +22,14 @@ from dsenv.dataset import Ints
 from dsenv.env import DataSelectEnv
 from dsenv.errors import DsenvError, InputError, one_of
 from dsenv.files import atomic_write
+from dsenv.labels import SURROGATE
 from dsenv.metrics import METRICS, Doubles
 from dsenv.picks import PickPlan
 from dsenv.proxies import Proxy
 from dsenv.proxies.ridge import score_weights
 from dsenv.proxies.table import TableProxy
 from dsenv.reading import Whole, convert, parse_json, read_bytes
+from dsenv.registration import ENTRY_POINT
 from dsenv.search import SEARCHES, Agent, Evaluator, run
 from dsenv.seeding import generator
 from dsenv.stats import regret
@@ -36,6 +38,7 @@ from dsenv.task import RESPONSE_SKILL, SelectionTask
 SPLITS = ("reward", "selection", "test")
 REPORTED_METRICS = ("accuracy", "macro_f1", "brier_skill")
 TOLERANCE = 1e-6
+WITHOUT_EFFECT = ("cache_dir", "render_mode")  # keywords that change no score; a replay writes and shows nothing
 VARIANTS = ("selection", "lower_confidence", "reward_rows")
 REWARD_ROWS = 0.5
 
@@ -195,6 +198,7 @@ def evaluate(
         keywords: for ``gym.make``; JSON-able.
     """
     results = []
+    _check_written(agent, keywords)
     env = gym.make(id, **keywords)
     for seed in seeds:
         started = time.perf_counter()
@@ -222,6 +226,7 @@ def evaluate_counts(id: str, counts: Sequence[int] | Ints, *, agent: str, seed: 
     Raises:
         InputError: for counts that are not possible or not complete.
     """
+    _check_written(agent, keywords)
     env = gym.make(id, **keywords)
     plan = _unwrap(env).plan
     actions = np.repeat(np.arange(plan.clusters), plan.check(np.asarray(counts))).tolist()
@@ -316,6 +321,7 @@ def run_agent(
         one_of("variant", variant, VARIANTS)
     if not evaluations:
         raise InputError("no budget of evaluations: give at least one")
+    _check_written(name, keywords)
     try:
         env = _unwrap(gym.make(id, **keywords))
     except gym.error.Error as error:
@@ -352,9 +358,15 @@ def replay(result: Result) -> Result:
     Raises:
         ReplayError: where the task's digest or the counts are not exactly, or a score is not within 1e-6 what it says.
     """
+    spec = gym.registry.get(result.id)  # gym.make would import a module that the id names
+    if spec is None or spec.entry_point not in (ENTRY_POINT, DataSelectEnv):
+        raise ReplayError(f"{result.id!r} cannot be made: it is no registered data selection environment")
+    known = inspect.signature(DataSelectEnv).parameters
+    if unknown := set(result.keywords) - set(known):
+        raise ReplayError(f"{result.id!r} has no keyword {min(unknown)!r}; allowed: {', '.join(known)}")
     try:
-        env = gym.make(result.id, **result.keywords)
-    except gym.error.Error as error:
+        env = gym.make(result.id, **{name: value for name, value in result.keywords.items() if name not in WITHOUT_EFFECT})
+    except (gym.error.Error, InputError) as error:
         raise ReplayError(f"{result.id!r} cannot be made: {error}") from error
     fresh = _result(env, result.id, result.keywords, result.agent, result.seed, result.actions, result.evaluations,
                     result.budget, result.seconds)  # fmt: skip
@@ -492,7 +504,7 @@ def versions() -> dict[str, str]:
 def command() -> str:
     """Return the command line of this process, without the folders of the program and of files."""
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    return shlex.join([Path(sys.argv[0]).name, *words])
+    return shlex.join([Path(sys.argv[0]).name, *words]).encode("utf-8", "backslashreplace").decode()
 
 
 def _result(env: gym.Env[Any, Any], id: str, keywords: dict[str, Any], agent: str, seed: int, actions: Sequence[int],
@@ -532,6 +544,17 @@ def _result(env: gym.Env[Any, Any], id: str, keywords: dict[str, Any], agent: st
         versions=versions(),
         command=command(),
     )
+
+
+def _check_written(agent: str, keywords: Mapping[str, Any]) -> None:
+    """Refuse before the work what a result could not be written with.
+
+    Raises:
+        InputError: for a name or a path that is not UTF-8.
+    """
+    for what, value in {"agent": agent, **keywords}.items():
+        if isinstance(value, (str, Path)) and SURROGATE.search(str(value)):
+            raise InputError(f"{what} {str(value)!r} is not UTF-8: a result cannot be written with it")
 
 
 def _row(line: str) -> Row:

@@ -13,11 +13,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dsenv.errors import InputError
+from dsenv.reading import LARGEST
 from dsenv.splits import Ints
 
 log = logging.getLogger(__name__)
 
 NUMBER = re.compile(r"-?(0|[1-9]\d{0,17})")
+SURROGATE = re.compile("[\ud800-\udfff]")  # half a character
 MOST_CLASSES = 50  # beyond which a column of mostly different labels is taken for a mistake
 
 
@@ -51,6 +53,11 @@ def read_classes(
         for number, value in enumerate(values):
             if value is None or (isinstance(value, str) and not value.strip()):
                 raise InputError(f"row {number} of column {column!r} of split {split!r} of {name!r} is empty: no label")
+            where = f"row {number} of column {column!r} of split {split!r} of {name!r}"
+            if isinstance(value, str) and SURROGATE.search(value):
+                raise InputError(f"{where} holds half a character (a lone surrogate), which no file can hold")
+            if isinstance(value, int) and not -LARGEST <= value <= LARGEST:
+                raise InputError(f"{where} is a number of {value.bit_length()} bits: allowed are whole numbers of 64")
     if declared is not None:
         if isinstance(declared, str) or not isinstance(declared, Sequence) or len(set(map(str, declared))) != len(declared):
             raise InputError(f"label_names of {name!r} are {declared!r}: a list of different names is needed")

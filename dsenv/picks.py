@@ -132,6 +132,16 @@ def draw_counts(
     return counts
 
 
+def check_budget(budget: object) -> None:
+    """Refuse what is no share of the rows.
+
+    Raises:
+        InputError: naming the value and what is allowed.
+    """
+    if isinstance(budget, bool) or not isinstance(budget, (int, float, np.number)) or not 0 < budget <= 1:
+        raise InputError(f"budget {budget!r} is not a share of the rows: allowed are above 0 up to 1")
+
+
 def plan_picks(clustering: Clustering, *, unit: str = "rows", budget: float = 0.05, picks: int | None = None) -> PickPlan:
     """Turn a budget into picks.
 
@@ -146,8 +156,7 @@ def plan_picks(clustering: Clustering, *, unit: str = "rows", budget: float = 0.
         InputError: for a budget outside (0, 1] or below one row, an unknown unit, or picks that do not fit.
     """
     one_of("unit", unit, UNITS)
-    if isinstance(budget, bool) or not isinstance(budget, (int, float, np.number)) or not 0 < budget <= 1:
-        raise InputError(f"budget {budget!r} is not a share of the rows: allowed are above 0 up to 1")
+    check_budget(budget)
     sizes = clustering.sizes
     if unit == "cluster":
         most, default = len(sizes), max(1, math.floor(budget * len(sizes) + 1e-9))

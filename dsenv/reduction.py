@@ -81,11 +81,19 @@ def checked_vectors(vectors: Mapping[str, VectorRows], sizes: Mapping[str, int])
         InputError: for a split that is missing, has not as many vectors as ``sizes`` says, or others of another width.
     """
     found: dict[str, VectorRows] = {}
+    if not isinstance(vectors, Mapping):
+        raise InputError(f"vectors are given by split, not as a {type(vectors).__name__}")
     for split, wanted in sizes.items():
         if split not in vectors:
             raise InputError(f"vectors have no {split!r} split; found: {', '.join(vectors)}")
         rows = vectors[split]
-        rows = rows if hasattr(rows, "shape") else np.asarray(rows, np.float32)
+        try:
+            rows = rows if hasattr(rows, "shape") else np.asarray(rows, np.float32)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"vectors of {split!r} are no numbers: {error}") from error
+        dtype = getattr(rows, "dtype", np.dtype(np.float32))
+        if isinstance(dtype, np.dtype) and dtype.kind not in "iufb":
+            raise InputError(f"vectors of {split!r} have the type {dtype}: allowed are numbers")
         if len(rows.shape) != 2 or rows.shape[0] != wanted:
             raise InputError(f"vectors of {split!r} have the shape {tuple(rows.shape)}; allowed is ({wanted}, d)")
         found[split] = rows

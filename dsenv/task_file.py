@@ -269,4 +269,4 @@ def _read_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -
 
 
 def _json_array(value: Mapping[str, Any]) -> npt.NDArray[np.uint8]:
-    return np.frombuffer(json.dumps(value, sort_keys=True, ensure_ascii=False).encode(), np.uint8)
+    return np.frombuffer(json.dumps(value, sort_keys=True, ensure_ascii=False).encode("utf-8", "backslashreplace"), np.uint8)

@@ -249,8 +249,9 @@ class ScoreStore:
                 finally:
                     if connection.in_transaction:  # after an error, or only read; COMMIT fails on a file with damage
                         connection.execute("ROLLBACK")
-            except sqlite3.Error as error:
-                name = getattr(error, "sqlite_errorname", None) or ""
+            except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where SQLite's own message quotes damaged text
+                damaged = isinstance(error, UnicodeDecodeError)
+                name = "SQLITE_CORRUPT" if damaged else getattr(error, "sqlite_errorname", None) or ""
                 cure = next((text for prefix, text in _CURE.items() if name.startswith(prefix)), "cannot be used")
                 raise StoreError(f"{str(self.path)!r} {cure.format(path=self.path)} (SQLite: {error})") from error
 

@@ -1,0 +1,1 @@
+"""Hostile and broken input: ``python -m benchmarks.fuzz``."""
