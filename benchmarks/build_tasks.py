@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dsenv.archives import Arrays
 from dsenv.building import build_task
 from dsenv.clustering import cluster_kmeans
 from dsenv.dataset import TextDataset, load_dataset
@@ -20,7 +21,7 @@ from dsenv.picks import plan_picks
 from dsenv.proxies.table import tabulate
 from dsenv.registration import SMALL
 from dsenv.task import BUNDLED, SelectionTask, add_clustering
-from dsenv.task_file import TEST, TRAIN, UNUSED, Arrays
+from dsenv.task_file import TEST, TRAIN, UNUSED
 
 REPORTED = {
     "googleplay": "macro_f1",

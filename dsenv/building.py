@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dsenv.archives import Arrays
 from dsenv.blocks import VectorRows, row_blocks
 from dsenv.clustering import cluster_kmeans, cluster_stratified
 from dsenv.dataset import SPLITS, Ints, Rows, TextDataset, as_dataset, stratified_sample
@@ -30,7 +31,7 @@ from dsenv.reduction import Dequantised, Part, checked_vectors, reduce_vectors
 from dsenv.seeding import generator
 from dsenv.splits import cut_record, cut_rows, warn_of_duplicates
 from dsenv.task import REGULARISATION, REPORTED, SelectionTask, add_clustering, cut_validation, small_ints
-from dsenv.task_file import CLUSTERINGS, FORMAT, MOST_COLUMNS, TEST, TRAIN, Arrays
+from dsenv.task_file import CLUSTERINGS, FORMAT, MOST_COLUMNS, TEST, TRAIN
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,9 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import io
 import logging
+import pickle
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from dsenv.archives import read_arrays
 from dsenv.blocks import token_batches
 from dsenv.dataset import Ints, Rows, TextDataset
 from dsenv.errors import InputError, MissingExtraError, one_of, require
@@ -85,9 +88,10 @@ def check_weights(path: Path, sha256: str) -> None:
 class SentenceEncoder:
     """Any sentence-transformers model, by hub name or folder; ``minilm`` is the packaged one.
 
-    Vectors of another precision or batching have an identity of their own, so that caches and tasks never mix them.
-    With batches of equal token counts, nothing is spent on padding and a batch stays in the processor's cache; the vectors
-    differ in the last bits alone, which is enough to change a task's digest. Figures: ``benchmarks.scaling``.
+    The transformer's weights are read from safetensors only, of layers beside it a pickle for its numbers alone; no code of
+    the model is run. Vectors of another precision or batching have an identity of their own, so that caches and tasks never
+    mix them. With batches of equal token counts, nothing is spent on padding and a batch stays in the processor's cache; the
+    vectors differ in the last bits alone, which is enough to change a task's digest. Figures: ``benchmarks.scaling``.
 
     Args:
         name: ``minilm``, a folder, or a hub name.
@@ -115,9 +119,13 @@ class SentenceEncoder:
         try:
             with quiet(require("transformers", "build"), bars=not Path(folder).is_dir()):
                 self.model: Any = library.SentenceTransformer(
-                    folder, device=device, trust_remote_code=False, local_files_only=name == "minilm"
+                    folder,
+                    device=device,
+                    trust_remote_code=False,
+                    local_files_only=name == "minilm",
+                    model_kwargs={"use_safetensors": True},
                 )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, pickle.UnpicklingError) as error:  # a layer beside the model may be a pickle of torch
             raise InputError(f"encoder {name!r} cannot be read: {error}") from error
         if batching == "tokens" and not callable(getattr(self.model, "tokenizer", None)):
             raise InputError(f"encoder {name!r} has no transformers tokenizer to count tokens with: use batching='rows'")
@@ -182,7 +190,8 @@ class TfidfEncoder:
         components = min(TFIDF_COMPONENTS, counts.shape[1] - 1, counts.shape[0] - 1)
         if components < 1:
             raise InputError("TF-IDF needs at least two training texts and two words that occur in both")
-        self.svd: Any = decomposition.TruncatedSVD(components, random_state=seed).fit(counts)
+        with np.errstate(invalid="ignore"):  # of texts that are all the same it divides by their variance
+            self.svd: Any = decomposition.TruncatedSVD(components, random_state=seed).fit(counts)
         digest = hashlib.sha256(self.svd.components_.tobytes())
         self.identity = f"tfidf {digest.hexdigest()}"
 
@@ -215,6 +224,7 @@ def encode(
 
     Raises:
         InputError: for an encoder that cannot be read, or vectors that are not finite.
+        OSError: where the cache folder cannot be written, or the disk is full; it names the file.
     """
     splits = dict(dataset.splits)
     if train_rows is not None:
@@ -253,20 +263,22 @@ def _encode_range(texts: list[str], encoder: Encoder, folder: Path) -> Vectors:
     digest = hashlib.sha256(encoder.identity.encode())
     for text in texts:
         digest.update(text.encode("utf-8", "surrogatepass") + b"\0")
-    path = folder / f"{digest.hexdigest()}.npy"
+    path = folder / f"{digest.hexdigest()}.npz"
     if path.is_file():
         try:
-            stored = np.load(path, allow_pickle=False)
-        except (OSError, ValueError) as error:
+            stored = read_arrays(path, lambda name: "f" if name == "vectors" else "")["vectors"]
+            if stored.ndim != 2 or len(stored) != len(texts) or not np.isfinite(stored).all():
+                raise ValueError(f"they are no finite vectors of {len(texts)} texts")
+            return np.asarray(stored, np.float32)
+        except (ValueError, KeyError) as error:
             log.warning("cached vectors %s cannot be read (%s): encoding these rows again", path.name, error)
-        else:
-            if stored.ndim == 2 and len(stored) == len(texts):
-                return np.asarray(stored, np.float32)
     vectors = encoder.encode(texts)
     if not np.isfinite(vectors).all():
         raise InputError("the encoder returned vectors that are not finite")
-    with atomic_write(path) as temporary, temporary.open("wb") as file:
-        np.save(file, vectors, allow_pickle=False)
+    content = io.BytesIO()  # of a full disk numpy itself would only say how many numbers it could not write
+    np.savez(content, allow_pickle=False, vectors=vectors)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(content.getbuffer())
     return vectors
 
 

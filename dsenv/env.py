@@ -194,7 +194,11 @@ class DataSelectEnv(gym.Env[Any, Any]):
         """
         if self.episodes.over[0]:
             raise EpisodeOver("the episode is over: call reset() before step()")
-        if not isinstance(action, (int, np.integer)) or not 0 <= action < self.plan.clusters:
+        if (
+            isinstance(action, (bool, np.bool_))
+            or not isinstance(action, (int, np.integer))
+            or not 0 <= action < self.plan.clusters
+        ):
             raise InputError(f"action {action!r} is not a cluster: allowed are 0 to {self.plan.clusters - 1}")
         reward = float(self.episodes.pick(np.zeros(1, np.int64), np.array([action]))[0])
         over = bool(self.episodes.over[0])

@@ -14,6 +14,14 @@ Whole = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]  # what an int64 array ho
 Read = TypeVar("Read")
 
 
+def is_file(path: str | Path) -> bool:
+    """Return whether there is a plain file; no name, however long, raises."""
+    try:
+        return Path(path).is_file()
+    except OSError:
+        return False
+
+
 def read_bytes(path: str | Path, what: str) -> bytes:
     """Return the bytes of a plain file; a folder, a pipe or a device is refused, so that no read waits or never ends.
 
@@ -25,7 +33,7 @@ def read_bytes(path: str | Path, what: str) -> bytes:
         InputError: where there is no such file, or it cannot be read.
     """
     path = Path(path)
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{str(path)!r} is not a readable {what}: there is no such file")
     try:
         return path.read_bytes()

@@ -9,12 +9,13 @@ from functools import lru_cache
 
 import numpy as np
 
+from dsenv.archives import Arrays
 from dsenv.clustering import Clustering
 from dsenv.dataset import Ints, Rows, TextDataset
 from dsenv.errors import InputError
 from dsenv.seeding import generator
 from dsenv.task import REGULARISATION, SelectionTask, add_clustering
-from dsenv.task_file import CLUSTERINGS, FORMAT, REWARD, SELECTION, TEST, TRAIN, Arrays
+from dsenv.task_file import CLUSTERINGS, FORMAT, REWARD, SELECTION, TEST, TRAIN
 
 CLUSTERS = 48
 CLASSES = 4

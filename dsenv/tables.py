@@ -14,7 +14,7 @@ from typing import Any
 
 from dsenv.errors import InputError, require
 from dsenv.files import atomic_write
-from dsenv.reading import read_bytes
+from dsenv.reading import is_file, read_bytes
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -128,7 +128,7 @@ def _long_cells() -> Iterator[None]:
 
 def _parquet(path: Path) -> Columns:
     library, parquet = require("pyarrow", "build"), require("pyarrow.parquet", "build")
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"{str(path)!r} is not a readable table: there is no such file")
     try:
         with parquet.ParquetFile(path) as file:

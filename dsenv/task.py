@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from dsenv.archives import Arrays
 from dsenv.clustering import Clustering
 from dsenv.dataset import Ints, TextDataset
 from dsenv.encoders import Vectors
 from dsenv.errors import InputError, TaskFileError, one_of
 from dsenv.seeding import generator
-from dsenv.task_file import CLUSTERINGS, REWARD, SELECTION, TEST, TRAIN, Arrays, read_task_file, task_digest, write_task_file
+from dsenv.task_file import CLUSTERINGS, REWARD, SELECTION, TEST, TRAIN, read_task_file, task_digest, write_task_file
 
 REGULARISATION = 1e-3
 REPORTED = {"accuracy": "brier_skill", "macro_f1": "balanced_brier_skill"}  # and the default metric of Φ

@@ -1,46 +1,28 @@
-"""The task file: what it may hold, checked before and after it is read, and how it is written.
-
-Sizes and shapes stand in headers; they are checked against the file's own size and against each other before anything of
-their size is allocated. No pickle is ever read.
-"""
+"""The task file: an archive of arrays (``dsenv.archives``), what they must be for a task, and how it is written."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import struct
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
 import numpy as np
-import numpy.lib.format as npy
 import numpy.typing as npt
 
+from dsenv.archives import Arrays, Shape, read_arrays
 from dsenv.errors import InputError, TaskFileError
 from dsenv.files import atomic_write
-from dsenv.reading import Whole, convert
+from dsenv.reading import Whole, convert, is_file
 
 FORMAT = 1
 TRAIN, REWARD, SELECTION, TEST, UNUSED = 0, 1, 2, 3, -1
 CLUSTERINGS = ("stratified", "kmeans")
 
 MOST_COLUMNS = 4096  # of the vectors: a model's normal matrix has the square of it
-MOST_MEMBERS = 1000
-DEFLATE = 1032  # bytes that one compressed byte becomes, at most
 LARGEST_SCALE = 1e9
-
-Arrays = dict[str, npt.NDArray[Any]]
-Shape = tuple[int, ...]
-
-# What zipfile, zlib and numpy raise for bytes that are no archive of arrays.
-_UNREADABLE = (
-    OSError, ValueError, KeyError, EOFError, IndexError, AttributeError, TypeError, NotImplementedError, RuntimeError,
-    OverflowError, MemoryError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
 
 # The kinds of numbers, and the shape, of every array: rows n, columns d, columns of responses m, the pool's rows p.
 _FORMS = {
@@ -85,21 +67,16 @@ def read_task_file(path: Path) -> tuple[Arrays, dict[str, Any]]:
         InputError: where there is no such file.
         TaskFileError: where it is truncated, altered, of another version, or holds what no task can be.
     """
-    if not path.is_file():
+    if not is_file(path):
         raise InputError(f"no task file {str(path)!r}")
     try:
-        with zipfile.ZipFile(path) as archive:
-            shapes = _read_headers(archive, path.stat().st_size)
-            arrays: Arrays = {}
-            for name in shapes:
-                with archive.open(f"{name}.npy") as member:
-                    arrays[name] = npy.read_array(member, allow_pickle=False)
+        arrays = read_arrays(path, _kinds)
         metadata = json.loads(arrays.pop("metadata").tobytes())
         digest, said = "", arrays.pop("digest").tobytes().hex()
         if isinstance(metadata, dict) and metadata.get("format") == FORMAT:
             digest = task_digest(arrays, metadata)
-    except (*_UNREADABLE, RecursionError) as error:
-        raise TaskFileError(f"{str(path)!r} is not a readable task file: {error or type(error).__name__}") from error
+    except (ValueError, KeyError, RecursionError) as error:
+        raise TaskFileError(f"{str(path)!r} is not a readable task file: {error}") from error
     if not digest:
         found = metadata.get("format") if isinstance(metadata, dict) else None
         raise TaskFileError(f"{str(path)!r} has format version {str(found)[:60]}; this dsenv reads version {FORMAT}")
@@ -232,40 +209,9 @@ def _check_shapes(shapes: Mapping[str, Shape]) -> None:
                 raise ValueError(f"{name} has {size} columns: allowed are up to {MOST_COLUMNS}")
 
 
-def _read_headers(archive: zipfile.ZipFile, size: int) -> dict[str, Shape]:
-    """Return the shape of every array by name, where each fits the bytes that the archive has for it."""
-    members = archive.infolist()
-    if len(members) > MOST_MEMBERS or len({member.filename for member in members}) < len(members):
-        raise ValueError(f"{len(members)} members: allowed are up to {MOST_MEMBERS}, of different names")
-    if sum(member.compress_size for member in members) > size:
-        raise ValueError("its members share bytes")
-    shapes: dict[str, Shape] = {}
-    for member in members:
-        name = member.filename.removesuffix(".npy")
-        if name == member.filename or member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"member {member.filename!r} is not an array as dsenv writes it")
-        if member.file_size > DEFLATE * member.compress_size + DEFLATE:
-            raise ValueError(f"{name} says that {member.compress_size} bytes become {member.file_size}")
-        shapes[name] = _read_header(archive, member, name)
-    return shapes
-
-
-def _read_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str) -> Shape:
-    with archive.open(member) as file:
-        version = npy.read_magic(file)
-        if version not in ((1, 0), (2, 0)):
-            raise ValueError(f"{name} has the version {version} of numpy's format")
-        shape, _, dtype = npy.read_array_header_1_0(file) if version == (1, 0) else npy.read_array_header_2_0(file)
-        begins = file.tell()
-    kinds = "u" if name in ("metadata", "digest") else _FORMS.get(name.rpartition(":")[2], ("", ""))[0]
-    if not kinds or dtype.kind not in kinds or dtype.subdtype is not None:
-        raise ValueError(f"the array {name!r} of type {dtype} is unknown")
-    count = 1
-    for length in shape:
-        count *= length
-    if count * dtype.itemsize != member.file_size - begins:
-        raise ValueError(f"{name} of shape {shape} and type {dtype} does not fit its {member.file_size - begins} bytes")
-    return tuple(shape)
+def _kinds(name: str) -> str:
+    """The kinds of types that an array may have, "" where a task has no such array."""
+    return "u" if name in ("metadata", "digest") else _FORMS.get(name.rpartition(":")[2], ("", ""))[0]
 
 
 def _json_array(value: Mapping[str, Any]) -> npt.NDArray[np.uint8]:

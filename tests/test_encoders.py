@@ -1,6 +1,10 @@
 """Texts to vectors: the packaged weights are checked, the cache resumes, TF-IDF sees training texts only."""
 
 import importlib.util
+import json
+import pickle
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -37,7 +41,7 @@ def test_a_stopped_run_goes_on_where_it_was(tiny, tmp_path, monkeypatch):
     assert found["train"][:, 0].tolist() == [len(text) for text in tiny.train.texts]
     third = CountingEncoder()
     assert np.array_equal(encode(tiny, third, cache_dir=tmp_path)["test"], found["test"]) and third.seen == []
-    damaged = next(tmp_path.rglob("*.npy"))
+    damaged = next(tmp_path.rglob("*.npz"))
     damaged.write_bytes(b"broken")
     assert np.array_equal(encode(tiny, CountingEncoder(), cache_dir=tmp_path)["train"], found["train"])
 
@@ -54,7 +58,7 @@ def test_the_cache_folder_is_created_on_first_write_only(tiny, tmp_path, monkeyp
     monkeypatch.setenv("DSENV_CACHE_DIR", str(tmp_path / "cache"))
     assert not (tmp_path / "cache").exists()
     encode(tiny, CountingEncoder())
-    assert list((tmp_path / "cache").rglob("*.npy"))
+    assert list((tmp_path / "cache").rglob("*.npz"))
 
 
 def test_vectors_must_be_finite(tiny, tmp_path):
@@ -64,7 +68,7 @@ def test_vectors_must_be_finite(tiny, tmp_path):
 
     with pytest.raises(InputError, match="not finite"):
         encode(tiny, Broken(), cache_dir=tmp_path)
-    assert not list(tmp_path.rglob("*.npy"))
+    assert not list(tmp_path.rglob("*.npz"))
 
 
 def test_tfidf_sees_training_texts_only(tiny):
@@ -108,6 +112,47 @@ def test_other_weights_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"dsenv-gym\[minilm\]"):
         minilm_folder()
+
+
+class Ran:
+    """What a pickle could hold: a call that leaves a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+@pytest.mark.parametrize("where", ["", "2_Dense", "code"])
+def test_no_code_of_a_model_is_run(where, tmp_path):
+    """Weights that are a pickle, of the transformer or of a layer beside it, and a class that the folder brings."""
+    folder, trace = tmp_path / "model", tmp_path / "ran"
+    shutil.copytree(minilm_folder(), folder)
+    modules = json.loads((folder / "modules.json").read_text())
+    if where == "code":
+        (folder / "evil.py").write_text(f"import pathlib\npathlib.Path({str(trace)!r}).touch()\nclass Evil:\n    pass\n")
+        modules[-1]["type"] = "evil.Evil"
+    elif where:
+        modules[-1] = {"idx": 2, "name": "2", "path": where, "type": "sentence_transformers.models.Dense"}
+        (folder / where).mkdir()
+        sizes = {
+            "in_features": 384,
+            "out_features": 8,
+            "bias": True,
+            "activation_function": "torch.nn.modules.linear.Identity",
+        }
+        (folder / where / "config.json").write_text(json.dumps(sizes))
+    else:
+        (folder / "model.safetensors").unlink()
+    (folder / "modules.json").write_text(json.dumps(modules))
+    layer = folder / where if where == "2_Dense" else folder
+    (layer / "pytorch_model.bin").write_bytes(pickle.dumps(Ran(str(trace)), 2))
+    with pytest.raises(InputError, match="cannot be read"):
+        SentenceEncoder(str(folder))
+    assert not trace.exists()
+    pickle.loads(pickle.dumps(Ran(str(trace))))
+    assert trace.exists()  # the pickle does run where it is read as one
 
 
 def test_unknown_models_are_named(tmp_path):

@@ -178,7 +178,7 @@ def test_constants_are_checked(tmp_path):
     broken = json.loads(json.dumps(good))
     broken["problems"][ID]["instances"]["3"]["one"]["test"] = None
     for wrong, says in (
-        ([], "not a readable file of constants"), ({"problems": {ID: {}}}, "headroom"), (broken, "Expected `float`, got `null`"),
+        ([], "not a readable file"), ({"problems": {ID: {}}}, "headroom"), (broken, "Expected `float`, got `null`"),
         ({"problems": {ID: {"headroom": 1, "instances": {}}}}, "Expected `bool`, got `int`"),
     ):  # fmt: skip
         path.write_text(json.dumps(wrong))

@@ -122,7 +122,7 @@ def _vector_cache(folder: Path) -> Surface:
     dataset = TextDataset.from_columns({"train": samples.texts()})
     encoder = TfidfEncoder(dataset.train.texts)
     encode(dataset, encoder, cache_dir=folder)
-    path = sorted(folder.rglob("*.npy"))[0]
+    path = sorted(folder.rglob("*.npz"))[0]
     genuine = path.read_bytes()
 
     def run(data: bytes) -> None:
