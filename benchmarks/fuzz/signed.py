@@ -69,41 +69,14 @@ class _Tasks:
         )
 
     def run(self, edits: list[tuple[Any, ...]]) -> None:
-        task = samples.task()
-        arrays, facts = dict(task.arrays), dict(task.metadata)
-        for what, name, *rest in edits:
-            array = arrays.get(name)
-            if what == "fact":
-                facts[name] = rest[0]
-            elif what == "no fact":
-                facts.pop(name, None)
-            elif what == "variant":
-                facts["variants"] = {**task.metadata["variants"], name: rest[0]}
-            elif array is None:
-                continue
-            elif what == "value" and array.size and array.dtype.kind in "iuf":
-                array = array.copy()
-                with np.errstate(all="ignore"):
-                    array.reshape(-1)[rest[0] % array.size] = np.asarray(rest[1]).astype(array.dtype)
-                arrays[name] = array
-            elif what == "length":
-                arrays[name] = (
-                    array[: rest[0]] if rest[0] < 0 else np.concatenate([array, array[: rest[0]]]) if array.ndim else array
-                )
-            elif what == "type":
-                with np.errstate(all="ignore"):
-                    arrays[name] = array.astype(rest[0])
-            elif what == "shape":
-                arrays[name] = np.zeros(rest[0], array.dtype)
-            elif what == "copy":
-                arrays[rest[0]] = array
-            elif what == "drop":
-                del arrays[name]
+        arrays, facts = dict(samples.task().arrays), dict(samples.task().metadata)
         try:
-            metadata = _json(facts)
+            for edit in edits:
+                _change(arrays, facts, *edit)
+            metadata = np.frombuffer(json.dumps(facts, sort_keys=True, ensure_ascii=False).encode(), np.uint8)
             digest = np.frombuffer(bytes.fromhex(task_digest(arrays, facts)), np.uint8)
             np.savez(self.path, allow_pickle=False, **{**arrays, "metadata": metadata, "digest": digest})
-        except (ValueError, TypeError, OverflowError):
+        except (ValueError, TypeError, OverflowError, IndexError):
             return  # nothing that a file can hold
         found = SelectionTask.load(self.path)
         for variant in ("", *found.metadata.get("variants", {})):
@@ -111,8 +84,30 @@ class _Tasks:
         play(found.at_instance(3) if found.tables is None else found)
 
 
-def _json(facts: dict[str, Any]) -> np.ndarray[Any, Any]:
-    return np.frombuffer(json.dumps(facts, sort_keys=True, ensure_ascii=False).encode(), np.uint8)
+@np.errstate(all="ignore")
+def _change(arrays: dict[str, Any], facts: dict[str, Any], what: str, name: str, *rest: Any) -> None:
+    """Do one edit; an array that an edit before took away stays away."""
+    if what == "fact":
+        facts[name] = rest[0]
+    elif what == "no fact":
+        facts.pop(name, None)
+    elif what == "variant":
+        facts["variants"] = {**samples.task().metadata["variants"], name: rest[0]}
+    elif name in arrays:
+        array = arrays.pop(name)
+        if what == "value" and array.size:
+            array = array.copy()
+            array.reshape(-1)[rest[0] % array.size] = np.asarray(rest[1]).astype(array.dtype)
+        elif what == "length":
+            array = array[: rest[0]] if rest[0] < 0 else np.concatenate([array, array[: rest[0]]])
+        elif what == "type":
+            array = array.astype(rest[0])
+        elif what == "shape":
+            array = np.zeros(rest[0], array.dtype)
+        elif what == "copy":
+            arrays[rest[0]] = array
+        if what != "drop":
+            arrays[name] = array
 
 
 def play(task: SelectionTask) -> None:
