@@ -12,7 +12,7 @@ from dsenv.metrics import Doubles, score
 from dsenv.proxies.outputs import Outputs
 from dsenv.proxies.ridge import fit_linear, fit_ridge, score_weights
 from dsenv.selectors.pool import Pool
-from dsenv.selectors.simple import class_mix, mixed, random
+from dsenv.selectors.simple import class_mix, random
 from dsenv.task import SelectionTask
 
 
@@ -25,12 +25,6 @@ def random_rows(task: SelectionTask, count: int, rng: np.random.Generator) -> In
     """Draw ``count`` training row numbers uniformly."""
     _check(task, count)
     return random(Pool.from_task(task), count, rng)
-
-
-def mixed_rows(task: SelectionTask, count: int, balance: float, rng: np.random.Generator) -> Ints:
-    """Draw rows with class shares (1 - a) * pool + a * balanced, capped at the rows there are; a is ``balance``, 0 to 1."""
-    _check(task, count)
-    return mixed(task.train.labels, task.classes, count, balance, rng)
 
 
 def class_mix_rows(task: SelectionTask, count: int, metric: str, rng: np.random.Generator) -> Ints:

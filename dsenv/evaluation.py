@@ -466,15 +466,6 @@ def save_results(results: Iterable[Row], path: str | Path) -> None:
         temporary.write_text("".join(result.to_json() + "\n" for result in results), encoding="utf-8")
 
 
-def load_results(path: str | Path) -> list[Result]:
-    """Read results from JSON lines; failures among them are left out.
-
-    Raises:
-        InputError: where the file cannot be read or a line is no result.
-    """
-    return [row for row in load_rows(path) if isinstance(row, Result)]
-
-
 def load_rows(path: str | Path) -> list[Row]:
     """Read results and failures from JSON lines.
 

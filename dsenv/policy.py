@@ -6,7 +6,6 @@ Its weights are shared over clusters and its inputs name no class, so it serves 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -121,11 +120,3 @@ def _labels_around(part: Split, classes: int, centroids: Doubles, number: int) -
     near = min(number, len(x))
     nearest = np.argpartition(distance, near - 1, axis=1)[:, :near]
     return np.asarray(one_hot(part.labels, classes)[nearest].mean(1))
-
-
-def read_facts(path: str | Path = WEIGHTS) -> dict[str, object]:
-    """Return how the weights were trained."""
-    with Path(path).open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    found: dict[str, object] = json.loads(header["__metadata__"]["facts"])
-    return found

@@ -12,7 +12,7 @@ import pytest
 import sb3_contrib
 
 from dsenv.cli import main
-from dsenv.evaluation import load_results, replay
+from dsenv.evaluation import load_rows, replay
 from dsenv.run_folder import RunFolder
 from dsenv.selection import Selection
 from dsenv.tables import read_table, write_table
@@ -117,7 +117,7 @@ def test_policies_are_evaluated(tmp_path):
     (tmp_path / "mine.py").write_text(policy)
     own = ("evaluate", "mine:first", "--policy", "--id", "DataSelect-Synthetic-v0", "--seeds", 2, "--unit", "cluster")
     fresh(*own, "--evaluations", 7, "--name", "first", cwd=tmp_path)
-    for seed, result in enumerate(load_results(tmp_path / "results.jsonl")):
+    for seed, result in enumerate(load_rows(tmp_path / "results.jsonl")):
         assert result.keywords == {"instance": seed, "unit": "cluster", "reward": "final"}
         assert (result.agent, result.evaluations, replay(result).counts) == ("first", 7, result.counts)
     env = gym.make("DataSelect-Synthetic-v0", unit="cluster")
@@ -126,7 +126,7 @@ def test_policies_are_evaluated(tmp_path):
     assert "--trust-sb3-zip" in fresh(*zip, cwd=tmp_path, ok=False)
     assert not (tmp_path / "zip.jsonl").exists()
     fresh(*zip, "--trust-sb3-zip", cwd=tmp_path)
-    assert replay(load_results(tmp_path / "zip.jsonl")[0]).agent == "model.zip"
+    assert replay(load_rows(tmp_path / "zip.jsonl")[0]).agent == "model.zip"
 
 
 def test_tasks_shows_sources_and_licences(tmp_path):
@@ -262,9 +262,9 @@ def test_interrupted_and_quiet(tmp_path):
     run = ("--quiet", "evaluate", "slow:solve", "--id", "DataSelect-Synthetic-v0", "--evaluations", 8, "--seeds", 3)
     told = fresh(*run, cwd=tmp_path, ok=False)
     assert told.startswith("stopped; ") and "Traceback" not in told
-    assert len(load_results(tmp_path / "results.jsonl.partial")) == 1 and not (tmp_path / "results.jsonl").exists()
+    assert len(load_rows(tmp_path / "results.jsonl.partial")) == 1 and not (tmp_path / "results.jsonl").exists()
     fresh(*run, cwd=tmp_path)
-    assert [row.seed for row in load_results(tmp_path / "results.jsonl")] == [0, 1, 2]
+    assert [row.seed for row in load_rows(tmp_path / "results.jsonl")] == [0, 1, 2]
     assert (tmp_path / "seen").read_text() == "xxxx" and not (tmp_path / "results.jsonl.partial").exists()
 
 

@@ -13,7 +13,6 @@ from dsenv.baselines import (
     clean_rows,
     full_offsets,
     full_weighted,
-    mixed_rows,
     model_of_rows,
     nearest_rows,
     random_rows,
@@ -27,12 +26,13 @@ from dsenv.evaluation import (
     baseline_scores,
     evaluate,
     evaluate_counts,
-    load_results,
+    load_rows,
     replay,
     save_results,
     score_model,
 )
 from dsenv.selection import Selection
+from dsenv.selectors.simple import mixed
 from dsenv.synthetic import synthetic_task
 from dsenv.task import load_bundled
 
@@ -56,7 +56,7 @@ def test_results_replay_and_go_through_json(tmp_path):
     results += evaluate(MaskedPredict(), "DataSelect-Banking77-Small-v0", seeds=[0])
     path = tmp_path / "results.jsonl"
     save_results(results, path)
-    for result, stored in zip(results, load_results(path), strict=True):
+    for result, stored in zip(results, load_rows(path), strict=True):
         assert stored == result
         assert replay(stored).scores == result.scores
     assert results[0].regret is None and results[2].regret >= 0 and results[2].rows > 0
@@ -106,10 +106,10 @@ def test_counts_of_a_search_become_a_result():
 
 def test_broken_result_files(tmp_path):
     with pytest.raises(InputError, match="there is no such file"):
-        load_results(tmp_path / "none.jsonl")
+        load_rows(tmp_path / "none.jsonl")
     (tmp_path / "bad.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match="not a result"):
-        load_results(tmp_path / "bad.jsonl")
+        load_rows(tmp_path / "bad.jsonl")
     with pytest.raises(InputError, match="not a result"):
         Result.from_json("[1")
 
@@ -118,17 +118,18 @@ def test_row_baselines():
     task = load_bundled("googleplay:noisy")
     rng = np.random.default_rng(0)
     for a in (0.0, 0.5, 1.0):
-        rows = mixed_rows(task, 1000, a, rng)
+        rows = mixed(task.train.labels, 3, 1000, a, rng)
         assert len(set(rows.tolist())) == 1000
         expected = (1 - a) * task.class_shares + a / 3
         assert np.bincount(task.train.labels[rows]) / 1000 == pytest.approx(expected, abs=1e-3)
-    capped = mixed_rows(load_bundled("googleplay"), 30_000, 1.0, rng)
+    capped = mixed(load_bundled("googleplay").train.labels, 3, 30_000, 1.0, rng)
     assert len(set(capped.tolist())) == 30_000
     assert len(set(random_rows(task, 500, rng).tolist())) == 500
     best = class_mix_rows(task, 500, "brier_skill", np.random.default_rng(1))
     same_draws = np.random.default_rng(1)
     assert reward_of_rows(task, best, "brier_skill") == max(
-        reward_of_rows(task, mixed_rows(task, 500, float(a), same_draws), "brier_skill") for a in np.linspace(0, 1, 11)
+        reward_of_rows(task, mixed(task.train.labels, 3, 500, float(a), same_draws), "brier_skill")
+        for a in np.linspace(0, 1, 11)
     )
     clean = load_bundled("googleplay").train.labels == task.train.labels
     assert clean[clean_rows(task, 800, clean, rng)].all()

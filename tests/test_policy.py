@@ -1,18 +1,20 @@
 """The policy that needs no search: what it sees, what it chooses, how it is trained."""
 
+import json
 from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from agents.pretraining import Problem, save_weights, train
 from dsenv.policy import (
     EVERY,
     FIRST_WEIGHTS,
+    WEIGHTS,
     policy_inputs,
     policy_shares,
-    read_facts,
     rounded_counts,
     shipped_weights,
 )
@@ -79,12 +81,17 @@ def test_rounding_is_complete_and_within_capacity(env):
         assert counts.sum() == env.plan.picks and (counts <= env.plan.capacity).all()
 
 
+def facts_of(path):
+    with safe_open(path, "numpy") as file:
+        return json.loads(file.metadata()["facts"])
+
+
 def test_a_dataset_is_served_by_weights_that_never_saw_it():
     every = shipped_weights("no bundled dataset")["weights"]
     for name in (*MAIN.values(), "synthetic"):
         assert not np.array_equal(shipped_weights(name)["weights"], every)
     assert np.array_equal(shipped_weights(EVERY)["weights"], every)
-    assert str(read_facts()["command"]).startswith("python -m agents.pretraining")
+    assert str(facts_of(WEIGHTS)["command"]).startswith("python -m agents.pretraining")
 
 
 def test_select_uses_the_policy_and_the_search_that_begins_there():
@@ -105,4 +112,4 @@ def test_training_repeats_and_improves_what_it_is_trained_on(tmp_path):
     assert np.array_equal(weights, again)
     assert problems["synthetic"][0].value(weights) > problems["synthetic"][0].value(np.array(FIRST_WEIGHTS))
     save_weights({"all": {"weights": weights}}, {"command": "a test"}, tmp_path / "w.safetensors")
-    assert read_facts(tmp_path / "w.safetensors") == {"command": "a test"}
+    assert facts_of(tmp_path / "w.safetensors") == {"command": "a test"}

@@ -76,7 +76,7 @@ class _Tasks:
             metadata = np.frombuffer(json.dumps(facts, sort_keys=True, ensure_ascii=False).encode(), np.uint8)
             digest = np.frombuffer(bytes.fromhex(task_digest(arrays, facts)), np.uint8)
             np.savez(self.path, allow_pickle=False, **{**arrays, "metadata": metadata, "digest": digest})
-        except (ValueError, TypeError, OverflowError, IndexError):
+        except (ValueError, TypeError, OverflowError, IndexError, RuntimeError):
             return  # nothing that a file can hold
         found = SelectionTask.load(self.path)
         for variant in ("", *found.metadata.get("variants", {})):

@@ -55,12 +55,6 @@ def kernel_sums(vectors: Vectors, bandwidth: float) -> Floats:
     return sums
 
 
-def inverse_propensities(sums: Floats) -> Floats:
-    """Return the (n,) probabilities, proportional to 1 / sum, of being the first row drawn."""
-    inverse = 1 / sums
-    return np.asarray(inverse / inverse.sum())
-
-
 def nearest_bandwidth(vectors: Vectors) -> float:
     """Return the median Euclidean distance to the nearest other row, over the rows that have no duplicate.
 
