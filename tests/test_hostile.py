@@ -10,6 +10,7 @@ import sys
 import zipfile
 from contextlib import closing
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -416,6 +417,26 @@ def test_stores_with_views_triggers_or_rows_of_other_types(tmp_path):
         found = opened.info()
         assert found.scores == len(samples.entries()) and found.damaged == len(rows)
         assert opened.export(tmp_path / "out.jsonl") == len(samples.entries())
+
+
+def test_a_store_whose_index_is_out_of_order_takes_no_score_that_it_would_not_give_back(tmp_path):
+    genuine = samples.store(tmp_path / "a.sqlite").read_bytes()
+    refused = 0
+    for number, (row, key) in enumerate(product([entry.key.digest for entry in samples.entries()], repeat=2)):
+        path, data = tmp_path / f"{number}.sqlite", bytearray(genuine)
+        data[data.index(row) + 40] ^= 0xFF  # of the row, whose checksum does not fit then
+        data[data.rindex(key)] ^= 0xFF  # of the index, which stands behind the table
+        path.write_bytes(data)
+        with ScoreStore(path) as opened:
+            for entry in samples.entries():
+                try:
+                    opened.put([entry])
+                except StoreError as error:
+                    assert "is damaged" in str(error)
+                    refused += 1
+                else:
+                    assert opened.get([entry.key]) == {entry.key: entry.score}
+    assert refused
 
 
 @pytest.mark.parametrize(

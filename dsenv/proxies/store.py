@@ -271,6 +271,8 @@ def _insert(connection: sqlite3.Connection, entry: Entry) -> Entry | None:
             "VALUES ((SELECT id FROM scores WHERE key = ?), ?, ?, ?, ?, ?, ?, ?, ?)",
             (entry.key.digest, entry.key.digest, *entry.to_row()),
         )
+        if _find(connection, entry.key) is None:  # SQLite does not see that its index is out of order
+            raise _damage("a score that was written is not found")
     return held
 
 
@@ -286,9 +288,13 @@ def _records(connection: sqlite3.Connection) -> Iterator[Entry | Description | N
         hidden -= 1
         yield Entry.from_row(row)
     if hidden:
-        error = sqlite3.DatabaseError(f"{hidden} rows not found")
-        error.sqlite_errorname = "SQLITE_CORRUPT"
-        raise error
+        raise _damage(f"{hidden} rows not found")
+
+
+def _damage(what: str) -> sqlite3.DatabaseError:
+    error = sqlite3.DatabaseError(what)
+    error.sqlite_errorname = "SQLITE_CORRUPT"
+    return error
 
 
 def _readable_records(connection: sqlite3.Connection, lost: list[int]) -> Iterator[Entry | Description | None]:
