@@ -269,10 +269,10 @@ def find_agent(name: str, known: Mapping[str, Callable[[], Agent]] | None = None
 
 
 def import_function(name: str) -> Callable[..., Any]:
-    """Import ``module:function``, from the current folder too.
+    """Import ``module:function``, an agent (evaluator, rng) or a policy (observation, info), from the current folder too.
 
     Raises:
-        InputError: where there is no such module or function.
+        InputError: where there is no such module or function, or the function does not take two arguments.
     """
     module, _, function = name.partition(":")
     folder = str(Path.cwd())
@@ -283,7 +283,12 @@ def import_function(name: str) -> Callable[..., Any]:
     except (ImportError, ValueError) as error:
         raise InputError(f"{module!r} of {name!r} cannot be imported: {error}") from error
     callables = [key for key, value in vars(imported).items() if callable(value)]
-    return cast("Callable[..., Any]", getattr(imported, one_of(f"function of {module}", function, callables)))
+    found = cast("Callable[..., Any]", getattr(imported, one_of(f"function of {module}", function, callables)))
+    try:
+        inspect.signature(found).bind(None, None)
+    except TypeError as error:
+        raise InputError(f"{name!r}: {error}; an agent takes (evaluator, rng), a policy (observation, info)") from error
+    return found
 
 
 def run_agent(

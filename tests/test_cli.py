@@ -151,6 +151,7 @@ def test_tasks_shows_sources_and_licences(tmp_path):
         (("evaluate", "swap", "--id", "DataSelect-Nope-v0"), "DataSelect-Nope"),
         (("evaluate", "swop", "--id", "DataSelect-Synthetic-v0"), "Did you mean 'swap'"),
         (("evaluate", "none:solve", "--id", "DataSelect-Synthetic-v0"), "cannot be imported"),
+        (("evaluate", "os.path:isdir", "--id", "DataSelect-Synthetic-v0"), "an agent takes (evaluator, rng)"),
         (("evaluate", "x.zip", "--id", "DataSelect-Synthetic-v0", "--algorithm", "pppo"), "Did you mean 'ppo'"),
         (("leaderboard", "none.jsonl"), "there is no such file"),
         (("finetune", "none.json", "nowhere"), "not a readable selection"),
