@@ -136,7 +136,7 @@ def test_labels_and_vectors_are_enough(tiny):
         ({"class_names": ["a", "b"]}, "has the label 2; allowed are 0 to 1"),
         ({"sources": {"train": ["a"] * 600, "validation": ["a"] * 80}}, "'test' has no sources"),
         ({"sources": {"train": ["a"] * 5}}, "'train' has 5 sources"),
-        ({"max_rows": 2}, "max_rows 2 is below 3"),
+        ({"max_rows": 2}, "max_rows 2: allowed are whole numbers from 3"),
         ({"clusters": 601}, "allowed are 1 to 600"),
         ({"reported": "f1"}, "macro_f1"),
     ],

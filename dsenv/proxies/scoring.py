@@ -55,8 +55,9 @@ class LinearScorer:
             outputs = Outputs(task, metric)
             truth = outputs.of_split(task.reward)[order]
             weighted = features * weight[:, None]
-            self.gram = (weighted.T @ features).astype(dtype)
-            self.targets = (truth.T @ weighted).astype(dtype)
+            # Sums whose last bits do not depend on the number of threads, as a matrix product's do.
+            self.gram = np.einsum("ni,nj->ij", weighted, features).astype(dtype)
+            self.targets = np.einsum("nc,nj->cj", truth, weighted).astype(dtype)
             self.constant = float(((truth**2).sum(1) * weight).sum())
             self.baseline = float((((truth - outputs.mean) ** 2).sum(1) * weight).sum())
         else:
