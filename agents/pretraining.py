@@ -30,6 +30,7 @@ from dsenv.files import atomic_write
 from dsenv.metrics import Doubles
 from dsenv.picks import plan_picks
 from dsenv.policy import EVERY, FIRST_WEIGHTS, WEIGHTS, policy_inputs, rounded_counts, shares_of
+from dsenv.proxies.pool import end_with_parent
 from dsenv.proxies.ridge import RidgeProxy
 from dsenv.registration import MAIN
 from dsenv.search import search
@@ -168,7 +169,8 @@ def main() -> None:
     names = arguments.only or [*MAIN.values(), "synthetic", EVERY]
     trained: dict[str, Any] = {}
     started = time.perf_counter()
-    with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(arguments.jobs, mp_context=context, initializer=end_with_parent) as pool:
         jobs = {name: pool.submit(train_without, name, arguments.seed, arguments.steps) for name in names}
         for name, job in jobs.items():
             trained[name] = job.result()

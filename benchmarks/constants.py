@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
 from benchmarks.records import provenance
+from benchmarks.workers import worker_processes
 from dsenv.baselines import model_of_rows, random_rows
 from dsenv.dataset import Ints
 from dsenv.env import DataSelectEnv
@@ -71,7 +71,7 @@ def main() -> None:
         for instance in instances_of(problem, INSTANCES)
         if str(instance) not in known.get(problem, {}).get("instances", {})
     ]
-    with ProcessPoolExecutor(arguments.jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with worker_processes(arguments.jobs) as pool:
         deviations = {problem: pool.submit(random_deviation, problem) for problem in dict.fromkeys(one for one, _ in work)}
         futures = {pool.submit(constants, *job): job for job in work}
         for number, future in enumerate(as_completed(futures), 1):

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,10 @@ import numpy as np
 
 import agents
 from benchmarks.records import RESULTS, provenance, read_record
+from benchmarks.workers import worker_processes
 from dsenv.errors import InputError, check_whole, ending_cleanly, one_of
 from dsenv.evaluation import Failure, Result, Row, find_agent, load_rows, run_agent, save_results
-from dsenv.files import atomic_write
+from dsenv.files import atomic_write, locked
 from dsenv.leaderboard import (
     PROBLEMS,
     SMALL,
@@ -85,7 +85,7 @@ def planned(problems: Sequence[str], names: Sequence[str], seeds: int, evaluatio
 
 
 def perform(jobs: Sequence[Job], evaluations: Sequence[int], processes: int, folder: Path) -> None:
-    """Do the runs and store the rows of each when it is done; one process at a time reads and writes the files."""
+    """Do the runs and store the rows of each when it is done."""
     started = time.perf_counter()
     for number, (job, rows) in enumerate(_results(jobs, evaluations, processes), 1):
         store_run(folder, job, rows)
@@ -97,16 +97,17 @@ def perform(jobs: Sequence[Job], evaluations: Sequence[int], processes: int, fol
 
 
 def store_run(folder: Path, job: Job, rows: Sequence[Row]) -> None:
-    """Put the rows of a run in the place of what is stored of it, atomically."""
+    """Put the rows of a run in the place of what is stored of it, atomically; several programs may store at once."""
     path = rows_file(folder, job[0])
-    stored = load_rows(path) if path.is_file() else []
-    before = {row.budget: row for row in stored if (row.agent, row.seed) == job[1:] and isinstance(row, Result)}
-    if any(isinstance(row, Failure) for row in rows):  # what a run to a smaller budget has found stays true
-        rows = [*before.values(), *(row for row in rows if row.budget not in before)]
-    else:
-        rows = [*rows, *(row for budget, row in before.items() if budget not in {row.budget for row in rows})]
-    others = [row for row in stored if (row.agent, row.seed) != job[1:]]
-    save_results(sorted([*others, *rows], key=lambda row: (row.agent, row.seed, row.budget)), path)
+    with locked(path):
+        stored = load_rows(path) if path.is_file() else []
+        before = {row.budget: row for row in stored if (row.agent, row.seed) == job[1:] and isinstance(row, Result)}
+        if any(isinstance(row, Failure) for row in rows):  # what a run to a smaller budget has found stays true
+            rows = [*before.values(), *(row for row in rows if row.budget not in before)]
+        else:
+            rows = [*rows, *(row for budget, row in before.items() if budget not in {row.budget for row in rows})]
+        others = [row for row in stored if (row.agent, row.seed) != job[1:]]
+        save_results(sorted([*others, *rows], key=lambda row: (row.agent, row.seed, row.budget)), path)
 
 
 def rows_file(folder: Path, problem: str) -> Path:
@@ -122,8 +123,9 @@ def stored_rows(folder: Path) -> list[Row]:
 def write_summary(path: Path, folder: Path, constants: Constants, options: dict[str, Any]) -> dict[str, Any]:
     """Summarise the stored rows; what the record holds of transfer stays."""
     origin = provenance("benchmarks.leaderboard", options)
-    record = {**read_record(path), **origin, **summarise(stored_rows(folder), constants)}
-    store_record(path, record)
+    with locked(path):
+        record = {**read_record(path), **origin, **summarise(stored_rows(folder), constants)}
+        store_record(path, record)
     return record
 
 
@@ -266,15 +268,10 @@ def _results(jobs: Sequence[Job], evaluations: Sequence[int], processes: int) ->
     if processes == 1 or not jobs:
         yield from ((job, run_job(job, evaluations)) for job in jobs)
         return
-    with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with worker_processes(processes) as pool:
         futures = {pool.submit(run_job, job, evaluations): job for job in jobs}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BaseException:  # Ctrl-C: what runs now is lost, and nobody waits for what is queued
-            for process in multiprocessing.active_children():
-                process.terminate()
-            raise
+        for future in as_completed(futures):
+            yield futures[future], future.result()
 
 
 def _budgets(path: Path) -> dict[tuple[str, int], set[int]]:

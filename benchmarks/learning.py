@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import multiprocessing
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ import torch
 
 from agents.training import train
 from benchmarks.records import RESULTS, mean_cell, provenance, read_record, store_block
+from benchmarks.workers import worker_processes
 from dsenv.env import DataSelectEnv
 from dsenv.errors import ending_cleanly
 from dsenv.evaluation import Result, evaluate
@@ -84,8 +84,7 @@ def main() -> None:
     work = [
         (id, name, seed) for seed in range(arguments.seeds) for id in arguments.ids for name in (*SEARCHED, *arguments.agents)
     ]
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(arguments.jobs, mp_context=context) as pool:
+    with worker_processes(arguments.jobs) as pool:
         futures = {}
         for id, name, seed in work:
             block = read_record(arguments.json).get(_key(id, arguments.evaluations), {"runs": {}})

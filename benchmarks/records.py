@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dsenv.files import atomic_write
+from dsenv.files import atomic_write, locked
 from dsenv.stats import mean_interval
 
 RESULTS = Path(__file__).parent / "results"
@@ -49,8 +49,8 @@ def read_record(path: Path) -> dict[str, Any]:
 
 def store_block(path: Path, key: str, block: dict[str, Any]) -> None:
     """Replace one block of the stored record, atomically; other blocks stay as they are in the file now."""
-    record = {**read_record(path), key: block}
-    with atomic_write(path) as temporary:
+    with locked(path), atomic_write(path) as temporary:
+        record = {**read_record(path), key: block}
         temporary.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 

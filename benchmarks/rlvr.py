@@ -12,12 +12,11 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import multiprocessing
 import os
 import sys
 import time
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.records import RESULTS, provenance
+from benchmarks.workers import worker_processes
 from dsenv.errors import InputError, check_whole, ending_cleanly, one_of
-from dsenv.files import atomic_write
+from dsenv.files import atomic_write, locked
 from dsenv.stats import mean_interval, percentile_interval
 
 RESAMPLES = 2000
@@ -165,7 +165,7 @@ def perform(plan: Plan, jobs: Sequence[Job], processes: int, folder: Path) -> li
     folder.mkdir(parents=True, exist_ok=True)
     threads = max(1, (os.cpu_count() or 1) // processes)
     snapshots = {job: folder / f".{job[0]}-{job[1]}-{digest_of(plan)}.safetensors" for job in left}
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+    with worker_processes(processes) as pool:
         waiting = {pool.submit(run, plan, *job, snapshots[job], threads): job for job in left}
         for number, future in enumerate(as_completed(waiting), 1):
             name, seed = job = waiting[future]
@@ -175,8 +175,8 @@ def perform(plan: Plan, jobs: Sequence[Job], processes: int, folder: Path) -> li
                 print(f"{number}/{len(left)} {name} seed {seed} failed: {type(error).__name__}: {error}", flush=True)
                 failed.append(job)
                 continue
-            others = [old for old in stored(folder, name) if not (old["seed"] == seed and same(old, plan))]
-            with atomic_write(folder / f"{name}.jsonl") as temporary:
+            with locked(folder / f"{name}.jsonl"), atomic_write(folder / f"{name}.jsonl") as temporary:
+                others = [old for old in stored(folder, name) if not (old["seed"] == seed and same(old, plan))]
                 rows = sorted([*others, found], key=lambda row: int(row["seed"]))
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
             snapshots[job].unlink(missing_ok=True)

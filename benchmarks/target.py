@@ -15,10 +15,9 @@ import argparse
 import hashlib
 import json
 import logging
-import multiprocessing
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ from benchmarks.target_runs import (
     pack,
     run_job,
 )
+from benchmarks.workers import worker_processes
 from dsenv.errors import InputError, ending_cleanly, one_of
 from dsenv.files import atomic_write
 from dsenv.finalists import SAMPLE, contenders
@@ -151,8 +151,7 @@ def run(setting: Setting, jobs: list[Job], folder: Path, workers: int) -> None:
     lines = read_runs(path)
     if not lines:
         log.info("%s: encoding the texts", setting.name)
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(1, mp_context=context, initializer=one_thread) as pool:
+        with worker_processes(1, one_thread) as pool:
             seconds = pool.submit(build_seconds, setting).result()
         given = {"label_noise" if name == "noise" else name: value for name, value in vars(setting).items() if value}
         facts = provenance("benchmarks.target", given)
@@ -186,15 +185,9 @@ def work(jobs: list[Job], workers: int) -> Iterator[dict[str, Any]]:
         one_thread()
         yield from map(run_job, jobs)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=one_thread) as pool:
-        waiting = [pool.submit(run_job, job) for job in jobs]
-        try:
-            for future in as_completed(waiting):
-                yield future.result()
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    with worker_processes(workers, one_thread) as pool:
+        for future in as_completed([pool.submit(run_job, job) for job in jobs]):
+            yield future.result()
 
 
 def read_runs(path: Path) -> list[dict[str, Any]]:

@@ -327,6 +327,7 @@ def evaluate(
     """Run an agent or a policy on problems and write replayable results, as the leaderboard has them."""
     from dsenv.evaluation import Result, Row, find_agent, load_rows, run_agent, save_results
     from dsenv.evaluation import evaluate as play
+    from dsenv.files import locked
     from dsenv.leaderboard import environment_of
     from dsenv.registration import OWN_TASK_ID
     from dsenv.run_folder import RunFolder
@@ -338,45 +339,46 @@ def evaluate(
     changed: dict[str, Any] = {"unit": unit, "clustering": clustering, "budget": budget}
     changed = {key: value for key, value in changed.items() if value is not None}
     work = [(id, seed, environment_of(id, seed)) for seed in range(seeds) for id in ids or []]
-    earlier: list[Row] = []
+    partial = save.with_name(f"{save.name}.partial")  # of a run that was stopped; a finished one begins anew
     folder = None if run is None else RunFolder(run)
     if folder is not None:
         own = {"task": folder.task_name}
-        work, earlier = [(str(run), seed, (OWN_TASK_ID, own)) for seed in range(seeds)], folder.results
-    partial = save.with_name(f"{save.name}.partial")  # of a run that was stopped; a finished one begins anew
-    found: list[Row] = []
-    kept = load_rows(partial) if partial.is_file() else []
+        work = [(str(run), seed, (OWN_TASK_ID, own)) for seed in range(seeds)]
     model: Any = None
     if policy or agent.endswith(".zip"):
         model, seen = _load_policy(agent, algorithm, trust_sb3_zip)
         changed = {**changed, **seen, "reward": reward}
     else:
         searched, variant = find_agent(agent)
-    for id, seed, (registered, problem) in work:
-        keywords = {**problem, **changed}
-        budgets = evaluations or ([0] if model is not None else [4096])
-        named = (registered, keywords, name or agent, seed)
-        rows = [row for row in kept if (row.id, row.keywords, row.agent, row.seed) == named and row.budget in budgets]
-        if not rows:
-            with progress(f"{agent} on {id}, seed {seed}", max(budgets)) as scored:
-                if model is not None:
-                    spent = max(budgets)
-                    rows = [*play(model, registered, agent=name or agent, seeds=[seed], evaluations=spent, **keywords)]
-                else:
-                    rows = [*run_agent(searched, registered, name=name or agent, seed=seed, evaluations=budgets, scored=scored,
-                                       variant=variant, **keywords)]  # fmt: skip
-        found += rows
-        save_results(found, partial)
-        for row in rows:
-            if not isinstance(row, Result):
-                continue
-            test = f"test accuracy {row.scores['test']['accuracy']:.4f}, macro-F1 {row.scores['test']['macro_f1']:.4f}"
-            out.print(f"{id} seed {seed}, {row.evaluations} evaluations: score {row.score:.4f}, {test}", highlight=False)
-    mine = {(row.agent, row.seed, row.budget) for row in found}
-    save_results([*(row for row in earlier if (row.agent, row.seed, row.budget) not in mine), *found], save)
-    partial.unlink()
-    if folder is not None:
-        folder.keep_command(_words())
+    with locked(save, wait=0):
+        found: list[Row] = []
+        kept = load_rows(partial) if partial.is_file() else []
+        earlier = [] if folder is None else folder.results
+        for id, seed, (registered, problem) in work:
+            keywords = {**problem, **changed}
+            budgets = evaluations or ([0] if model is not None else [4096])
+            named = (registered, keywords, name or agent, seed)
+            rows = [row for row in kept if (row.id, row.keywords, row.agent, row.seed) == named and row.budget in budgets]
+            if not rows:
+                with progress(f"{agent} on {id}, seed {seed}", max(budgets)) as scored:
+                    if model is not None:
+                        spent = max(budgets)
+                        rows = [*play(model, registered, agent=name or agent, seeds=[seed], evaluations=spent, **keywords)]
+                    else:
+                        rows = [*run_agent(searched, registered, name=name or agent, seed=seed, evaluations=budgets,
+                                           scored=scored, variant=variant, **keywords)]  # fmt: skip
+            found += rows
+            save_results([*found, *(row for row in kept if row not in found)], partial)
+            for row in rows:
+                if not isinstance(row, Result):
+                    continue
+                test = f"test accuracy {row.scores['test']['accuracy']:.4f}, macro-F1 {row.scores['test']['macro_f1']:.4f}"
+                out.print(f"{id} seed {seed}, {row.evaluations} evaluations: score {row.score:.4f}, {test}", highlight=False)
+        mine = {(row.agent, row.seed, row.budget) for row in found}
+        save_results([*(row for row in earlier if (row.agent, row.seed, row.budget) not in mine), *found], save)
+        partial.unlink()
+        if folder is not None:
+            folder.keep_command(_words())
 
 
 @app.command()

@@ -20,7 +20,7 @@ import numpy as np
 from dsenv.dataset import Ints, TextDataset, stratified_sample
 from dsenv.env import DataSelectEnv
 from dsenv.errors import InputError, check_whole
-from dsenv.files import atomic_write
+from dsenv.files import atomic_write, locked
 from dsenv.metrics import Doubles, score
 from dsenv.picks import plan_picks
 from dsenv.progress import progress
@@ -271,7 +271,8 @@ def select_finalist(
         The winner; ``method`` says what it is. Its score on the selection rows is not kept: it chose, so it flatters.
 
     Raises:
-        InputError: for no seeds, a dataset that the task was not built from, or a file of other finalists.
+        InputError: for no seeds, a dataset that the task was not built from, a file of other finalists, or one that another
+            process is writing.
     """
     if not seeds:
         raise InputError("the target needs at least one seed to decide between finalists")
@@ -288,17 +289,18 @@ def select_finalist(
         best = max(proposed, key=lambda finalist: head_score(finalist, task))
     else:
         facts = {"task": task.digest, "instance": task.instance, "recipe": asdict(chosen), "sample": sample, "seed": seed}
-        record = _Record(path, {**facts, "finalists": [finalist.digest for finalist in proposed]})
-        scores: list[list[float]] = [[] for _ in proposed]
-        runs = sum(-(-len(proposed) // 2**round) for round in range(len(seeds)))
-        with progress("finalists, fine-tunes", runs) as advance:
-            for training in seeds:
-                for number in contenders(scores):
-                    key = f"{number} seed={training}"
-                    if key not in record.scores:
-                        record.add(key, target_score(proposed[number], task, dataset, chosen, training, sample))
-                    scores[number].append(record.scores[key])
-                    advance(1)
+        with locked(path, wait=0):
+            record = _Record(path, {**facts, "finalists": [finalist.digest for finalist in proposed]})
+            scores: list[list[float]] = [[] for _ in proposed]
+            runs = sum(-(-len(proposed) // 2**round) for round in range(len(seeds)))
+            with progress("finalists, fine-tunes", runs) as advance:
+                for training in seeds:
+                    for number in contenders(scores):
+                        key = f"{number} seed={training}"
+                        if key not in record.scores:
+                            record.add(key, target_score(proposed[number], task, dataset, chosen, training, sample))
+                        scores[number].append(record.scores[key])
+                        advance(1)
         best = proposed[contenders(scores)[0]]
     seconds = time.perf_counter() - started
     return Selection.from_rows(task, best.rows, f"finalist: {best.how}", seed=seed, seconds=seconds)

@@ -14,7 +14,7 @@ import numpy as np
 
 from dsenv.dataset import Ints, Rows, TextDataset
 from dsenv.errors import InputError, check_whole
-from dsenv.files import atomic_write
+from dsenv.files import atomic_write, locked
 from dsenv.metrics import accuracy, macro_f1
 from dsenv.reading import Whole, read_json
 from dsenv.selection import Selection, row_ids_digest
@@ -115,8 +115,8 @@ def fine_tune(
             ``rows[folded(scores)]`` is the order of DELT.
 
     Raises:
-        InputError: for a selection of another dataset, row ids it does not have, an unreadable checkpoint, or a file of
-            another fine-tuning.
+        InputError: for a selection of another dataset, row ids it does not have, an unreadable checkpoint, a file of
+            another fine-tuning, or one that another process is writing.
         MissingExtraError: without the extra ``finetune``.
     """
     chosen = make_recipe(target, **recipe)
@@ -141,30 +141,29 @@ def fine_tune(
         method, len(rows), tuple(shares.tolist()), asdict(chosen), (), rows.digest, dataset.fingerprint,
         "" if ids is None else row_ids_digest(ids),
     )  # fmt: skip
-    known = {} if path is None or not Path(path).is_file() else {run.seed: run for run in _resumed(path, result).runs}
-    if out is not None and seeds[-1] in known:
-        raise InputError(f"{str(path)!r} holds the last seed already, so there is no model to write: give another path")
-    model = None
-    for seed in seeds:
-        if seed not in known:
+    with locked(path, wait=0):
+        known = {} if path is None or not Path(path).is_file() else {run.seed: run for run in _resumed(path, result).runs}
+        if out is not None and seeds[-1] in known:
+            raise InputError(f"{str(path)!r} holds the last seed already, so there is no model to write: give another path")
+        for seed in seeds:
             checkpoint = None if path is None else Path(f"{path}.seed{seed}.checkpoint")
-            with tracker(tracking, f"{method} seed {seed}") as tell:
-                model = load_target(chosen, None if dataset.is_instructions else len(dataset.class_names), seed)
-                what = f"fine-tune on {len(rows)} rows ({method}, seed {seed})"
-                fitted = fit(model, rows, seed, what, checkpoint=checkpoint, tracker=tell)
-                started = time.perf_counter()
-                found = _test(model, dataset, f"test ({method}, seed {seed})")
-                tested = {name: value for name, value in found.items() if value is not None}
-                tell(fitted.steps * chosen.batch_size, **tested)
-            known[seed] = TargetRun(seed=seed, fit=fitted, seconds_test=time.perf_counter() - started, **found)
-            if path is not None:
-                replace(result, runs=tuple(known.values())).save(path)
+            if seed not in known:
+                with tracker(tracking, f"{method} seed {seed}") as tell:
+                    model = load_target(chosen, None if dataset.is_instructions else len(dataset.class_names), seed)
+                    what = f"fine-tune on {len(rows)} rows ({method}, seed {seed})"
+                    fitted = fit(model, rows, seed, what, checkpoint=checkpoint, tracker=tell)
+                    started = time.perf_counter()
+                    found = _test(model, dataset, f"test ({method}, seed {seed})")
+                    tested = {name: value for name, value in found.items() if value is not None}
+                    tell(fitted.steps * chosen.batch_size, **tested)
+                known[seed] = TargetRun(seed=seed, fit=fitted, seconds_test=time.perf_counter() - started, **found)
+                if out is not None and seed == seeds[-1]:  # before the result: after a kill the same call writes it again
+                    model.model.save_pretrained(out)
+                    model.tokenizer.save_pretrained(out)
+                if path is not None:
+                    replace(result, runs=tuple(known.values())).save(path)
             if checkpoint is not None:
                 checkpoint.unlink(missing_ok=True)
-    if out is not None:
-        assert model is not None
-        model.model.save_pretrained(out)
-        model.tokenizer.save_pretrained(out)
     return replace(result, runs=tuple(known[seed] for seed in seeds))
 
 

@@ -6,12 +6,13 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from dsenv.errors import InputError
 from dsenv.evaluation import Row, load_rows
-from dsenv.files import atomic_write
+from dsenv.files import atomic_write, locked
 from dsenv.finetuning import TargetResult
 from dsenv.selection import Selection
 from dsenv.task import SelectionTask
@@ -19,6 +20,8 @@ from dsenv.task import SelectionTask
 
 class RunFolder:
     """``task.npz``, ``selections/*.json``, ``targets/*.json``, ``results.jsonl``, ``commands.txt``: each where there is one.
+
+    Processes that keep things in one folder at once wait for each other, so that nothing is lost.
 
     Args:
         path: the folder; the first thing kept makes it.
@@ -78,20 +81,22 @@ class RunFolder:
             InputError: where the folder holds another.
         """
         path = self.path / "task.npz"
-        if not path.is_file():
-            task.save(path)
-        elif SelectionTask.load(path).digest != task.digest:
-            raise InputError(f"{str(self.path)!r} holds another task than {task.name!r}: give the run a folder of its own")
+        with self._alone():
+            if not path.is_file():
+                task.save(path)
+            elif SelectionTask.load(path).digest != task.digest:
+                raise InputError(f"{str(self.path)!r} holds another task than {task.name!r}: give the run a folder of its own")
 
     def keep_selection(self, selection: Selection) -> Path:
         """Keep a selection of the task, by its method and seed, and a digest where other rows have that name."""
-        known = self.selections
-        name = name_in(known, selection)
-        if name is None:
-            name = f"{_file_name(selection.method)}-{selection.seed}"
-            if name in known:
-                name += f"-{selection.digest[:6]}"
-        return selection.save(self.path / "selections" / f"{name}.json")
+        with self._alone():
+            known = self.selections
+            name = name_in(known, selection)
+            if name is None:
+                name = f"{_file_name(selection.method)}-{selection.seed}"
+                if name in known:
+                    name += f"-{selection.digest[:6]}"
+            return selection.save(self.path / "selections" / f"{name}.json")
 
     def name_of(self, chosen: Selection | TargetResult) -> str | None:
         """Return the name of the kept selection that has the same rows as another, or that a target was trained on."""
@@ -99,7 +104,8 @@ class RunFolder:
 
     def keep_target(self, result: TargetResult) -> Path:
         """Keep what a target made of chosen rows."""
-        return result.save(self.target_file(self.name_of(result) or result.method, result.recipe))
+        with self._alone():
+            return result.save(self.target_file(self.name_of(result) or result.method, result.recipe))
 
     def target_file(self, chosen: str, recipe: Mapping[str, Any]) -> Path:
         """Return where a result is kept: by what chose the rows, the target, and the recipe where it is another."""
@@ -113,9 +119,12 @@ class RunFolder:
     def keep_command(self, words: Sequence[str]) -> None:
         """Keep a command line; one that stands there already moves to the end."""
         line = " ".join(words)
-        lines = [known for known in self.commands if known != line]
-        with atomic_write(self.path / "commands.txt") as temporary:
+        with self._alone(), atomic_write(self.path / "commands.txt") as temporary:
+            lines = [known for known in self.commands if known != line]
             temporary.write_text("".join(f"{known}\n" for known in [*lines, line]), encoding="utf-8")
+
+    def _alone(self) -> AbstractContextManager[None]:
+        return locked(self.path / "task.npz")
 
     @property
     def _variant(self) -> str:

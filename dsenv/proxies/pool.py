@@ -357,7 +357,7 @@ _scorer = _Scorer()
 
 def _load(pickled: bytes) -> int:
     """Keep the proxy in this worker process; returns the process id."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     _scorer.load(pickle.loads(pickled))
     return os.getpid()
 
@@ -366,12 +366,16 @@ def _score(counts: Ints, sample: RowSample | None) -> float:
     return _scorer.score(counts, sample)
 
 
-def _end_with_parent() -> None:
-    """End this process when the one that started it is gone, which the executor leaves waiting for ever."""
+def end_with_parent() -> None:
+    """Let this worker process end when the one that started it is gone; an executor leaves it waiting for ever."""
     parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
+
+    def wait() -> None:
+        if parent is not None:
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _processors() -> int:

@@ -354,8 +354,10 @@ def _connect(path: Path, options: str) -> sqlite3.Connection:
         if not create:
             connection.execute("PRAGMA query_only = ON")
             connection.execute("PRAGMA writable_schema = ON")  # else nothing of a truncated file can be read
+        connection.execute("BEGIN")  # one look: another process may be making the tables
         header = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
         (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        connection.execute("ROLLBACK")
         if not create or any(header) or tables:
             if header[0] != APPLICATION:
                 raise StoreError(f"{str(path)!r} is not a store of scores: give another path, or move the file away")
