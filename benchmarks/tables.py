@@ -5,8 +5,23 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from benchmarks import end_to_end, fidelity, leaderboard, learning, proxy_variants, rlvr, scaling, target_report, throughput
+from benchmarks import (
+    crash,
+    determinism,
+    end_to_end,
+    fidelity,
+    leaderboard,
+    learning,
+    proxy_variants,
+    rlvr,
+    scaling,
+    soak,
+    target_report,
+    throughput,
+)
+from benchmarks.fuzz import __main__ as fuzz
 from benchmarks.records import RESULTS, read_record
+from benchmarks.verify import kinds
 from dsenv.env import DataSelectEnv
 from dsenv.errors import ending_cleanly
 from dsenv.evaluation import reference_scores
@@ -20,6 +35,7 @@ PAGES = (
     ROOT / "README.md",
     ROOT / "docs" / "environments.md",
     *(ROOT / "docs" / name for name in ("agents.md", "proxies.md", "target.md", "target_head.md", "rlvr.md")),
+    *(ROOT / "docs" / name for name in ("determinism.md", "reproducibility.md", "robustness.md")),
 )
 
 
@@ -57,6 +73,11 @@ def rendered() -> dict[str, str]:
     tables["fidelity"] = fidelity.table(read_record(RESULTS / "fidelity.json"))
     tables["proxy variants"] = proxy_variants.table(read_record(RESULTS / "proxy_variants.json"))
     tables["throughput"] = throughput.table(read_record(RESULTS / "throughput.json"))
+    tables["determinism"] = determinism.table(read_record(RESULTS / "determinism.json"))
+    tables["verify"] = kinds.table(read_record(RESULTS / "verify.json"))
+    tables["fuzz"] = fuzz.table(read_record(RESULTS / "fuzz.json"))
+    tables["crash"] = crash.table(read_record(RESULTS / "crash.json"))
+    tables["soak"] = soak.table(read_record(RESULTS / "soak.json"))
     tables["scaling"] = scaling.table(read_record(RESULTS / "scaling.json"))
     record = read_record(RESULTS / "leaderboard.json")
     tables["leaderboard"] = leaderboard.table(record, ["headroom"])

@@ -59,6 +59,7 @@ def run_crashes(tmp_path, kills, *writers):
     return json.loads(path.read_text())
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_when_writers_are_killed(tmp_path):
     record = run_crashes(tmp_path, 8, "leaderboard", "evaluate")
     total = record["total"]

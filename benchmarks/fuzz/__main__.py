@@ -75,6 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if record["findings"] else 0
 
 
+def table(record: dict[str, Any]) -> str:
+    """Return one row a surface, as Markdown."""
+    lines = ["| surface | drawn by | inputs | refused | findings |", "|---|---|---|---|---|"]
+    for name, tally in record["surfaces"].items():
+        cells = [name, tally["engine"], f"{tally['tried']:,}", f"{tally['refused']:,}", str(len(tally["findings"]))]
+        lines.append(f"| {' | '.join(cells)} |")
+    total = [f"{record['inputs']:,}", f"{record['refused']:,}", str(record["findings"])]
+    return "\n".join([*lines, f"| **all** | | {' | '.join(total)} |"])
+
+
 def _fuzz(name: str, folder: Path, seconds: float, seed: int, *, guided: bool) -> dict[str, Any]:
     """Run a surface in a process of its own and return its tally."""
     folder.mkdir()
