@@ -8,7 +8,7 @@ EVERYTHING := .venv/.everything
 EDITABLE := --config-settings editable_mode=compat
 OFFLINE := $(CURDIR)/.venv-offline/bin/python
 
-.PHONY: demo test check lint types wheel docs offline
+.PHONY: demo test check lint types wheel release docs offline
 
 demo: $(INSTALLED)
 	$(BIN)/python -m benchmarks.demo
@@ -28,8 +28,12 @@ types: $(INSTALLED)
 
 wheel: $(INSTALLED)
 	rm -rf build dist
-	$(BIN)/python -m build --wheel --outdir dist .
+	$(BIN)/python -m build --outdir dist .
 	$(BIN)/python -m benchmarks.wheel dist
+
+# The wheel in empty environments: half an hour or more. What is passed already, with this wheel, is not tried again.
+release: $(INSTALLED)
+	$(BIN)/python -m benchmarks.release
 
 # d3rlpy brings the old gym and pins an old Gymnasium: it learns in an environment of its own.
 offline: $(EVERYTHING) .venv-offline/.installed

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import io
 import json
 import logging
@@ -63,9 +64,18 @@ TaskName = Annotated[
 ]
 
 
+def _show_version(asked: bool) -> None:
+    if asked:
+        out.print(importlib.metadata.version("dsenv-gym"), highlight=False)
+        raise typer.Exit()
+
+
 @app.callback()
 def _start(
     quiet: Annotated[bool, typer.Option("--quiet", envvar=QUIET, help="no progress, warnings and results alone")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="show the version and exit")
+    ] = False,
 ) -> None:
     if quiet:
         os.environ[QUIET] = "1"

@@ -253,6 +253,8 @@ class DataSelectEnv(gym.Env[Any, Any]):
 
     def _proxy(self, given: str | Proxy, dataset: TextDataset | str | Path | None, cache_dir: str | Path | None) -> Proxy:
         texts = load_dataset(dataset) if isinstance(dataset, (str, Path)) else dataset
+        if texts is not None and not isinstance(texts, TextDataset):
+            raise InputError(f"dataset {dataset!r}: allowed are a TextDataset and the name of one")
         if isinstance(given, str):
             made = make_proxy(given, self.task, self.plan, self.metric, texts)
             if cache_dir is None or given not in ("probe", "finetune"):

@@ -11,6 +11,7 @@ import gymnasium as gym
 import pytest
 import sb3_contrib
 
+from dsenv import __version__
 from dsenv.cli import main
 from dsenv.evaluation import load_rows, replay
 from dsenv.run_folder import RunFolder
@@ -139,6 +140,10 @@ def test_tasks_shows_sources_and_licences(tmp_path):
         "PolyAI-LDN/task-specific-datasets",
     ):
         assert expected.replace(" ", "") in shown.replace(" ", "").replace("│", "")
+
+
+def test_the_version_is_shown(tmp_path):
+    assert dsenv("--version", cwd=tmp_path).strip() == __version__
 
 
 @pytest.mark.parametrize(

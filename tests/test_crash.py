@@ -69,9 +69,9 @@ def test_nothing_is_lost_when_writers_are_killed(tmp_path):
 
 @pytest.mark.slow
 def test_nothing_is_lost_when_any_writer_is_killed(tmp_path):
-    record = run_crashes(tmp_path, 40, *(writer.name for writer in WRITERS))
-    assert record["total"]["kills"] == 40 and record["total"]["kills_in_a_write"] > 5
-    assert min(count["kills"] for count in record["writers"].values()) >= 2
+    record = run_crashes(tmp_path, 21, *(writer.name for writer in WRITERS))
+    assert record["total"]["kills"] == 21 and record["total"]["kills_in_a_write"] > 3
+    assert min(count["kills"] for count in record["writers"].values()) >= 1
 
 
 def test_the_committed_record_lost_nothing():

@@ -538,6 +538,8 @@ def test_vectors_labels_and_options_of_wrong_kinds(change, says):
 
 
 def test_seeds_and_actions_of_wrong_kinds():
+    with pytest.raises(InputError, match="dataset 0.5"):
+        DataSelectEnv("synthetic", proxy="finetune", dataset=0.5)
     env = DataSelectEnv("synthetic")
     with pytest.raises(InputError, match="seed -1"):
         env.reset(seed=-1)

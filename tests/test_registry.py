@@ -7,7 +7,6 @@ import random
 import subprocess
 import sys
 import warnings
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -21,8 +20,9 @@ from dsenv.errors import InputError
 from dsenv.registration import IDS, OWN_TASK_ID
 from dsenv.search import random_counts
 from dsenv.selectors import select
+from tests import golden
+from tests.golden import play
 
-GOLDEN = Path(__file__).parent / "golden_rollouts.json"
 ALL_IDS = [*IDS, OWN_TASK_ID]
 # Warnings that the checkers give and that we mean to keep, each with its reason.
 ALLOWED_WARNINGS = (
@@ -40,19 +40,6 @@ def id(request):
 @pytest.fixture
 def keywords(id, own_task_file):
     return {"task": own_task_file} if id == OWN_TASK_ID else {}
-
-
-def play(env, seed):
-    """A seeded random episode, as everything that a step returns."""
-    observation, info = env.reset(seed=seed)
-    trace = [(observation, info)]
-    rng = np.random.default_rng(seed)
-    over = False
-    while not over:
-        observation, reward, terminated, truncated, info = env.step(int(rng.integers(env.action_space.n)))
-        trace.append((observation, reward, terminated, truncated, info))
-        over = terminated or truncated
-    return trace
 
 
 def same(a, b):
@@ -133,31 +120,37 @@ def test_the_mask_agrees_with_what_step_does(id, keywords):
         assert (info["rows"] > rows) == bool(mask[action])
 
 
-def test_golden_rollout(id, keywords):
+@pytest.mark.parametrize("id", golden.known())
+def test_golden_rollout(id):
     """Clusters, splits, budget, reward and observation of -v0: a change here is a new version."""
-    if id == OWN_TASK_ID:
-        pytest.skip("an own task has no golden rollout")
-    golden = json.loads(GOLDEN.read_text())[id]
-    found = golden_rollout(id)
-    assert found["counts"] == golden["counts"] and found["rows"] == golden["rows"] and found["shape"] == golden["shape"]
-    assert found["picks"] == golden["picks"] and found["sizes"] == golden["sizes"]
-    for key in ("scores", "observation"):
-        assert found[key] == pytest.approx(golden[key], abs=1e-6)
+    assert golden.faults([id]) == []
 
 
-def golden_rollout(id):
-    env = gym.make(id)
-    trace = play(env, 11)
-    plan = env.unwrapped.plan
-    return {
-        "picks": [plan.picks, plan.rows_per_pick],
-        "sizes": plan.sizes.tolist(),
-        "counts": trace[-1][4]["counts"].tolist(),
-        "rows": trace[-1][4]["rows"],
-        "scores": [float(step[4]["score"]) for step in trace[1:]][:: max(1, plan.picks // 8)],
-        "shape": list(env.observation_space.shape),
-        "observation": [float(x) for x in trace[-1][0][:: max(1, len(trace[-1][0]) // 16)]],
-    }
+def test_every_registered_id_has_a_golden_rollout():
+    """An id that was registered once stays, with what it stood for."""
+    registered = {id for id, spec in gym.registry.items() if str(spec.entry_point).startswith("dsenv.")}
+    assert set(json.loads(golden.GOLDEN.read_text())) == registered == set(golden.known())
+
+
+def test_a_changed_rollout_is_found_and_its_entry_is_never_written_again(tmp_path):
+    id, path = "DataSelect-Synthetic-v0", tmp_path / "golden.json"
+    entries = json.loads(golden.GOLDEN.read_text())
+    entries[id]["scores"][0] += 2e-6
+    del entries["DataSelect-v0"]
+    path.write_text(json.dumps(entries))
+    assert golden.faults([id], path) == [f"{id} has changed (scores): mend that, or register a new version of the id"]
+    assert golden.add(path) == ["DataSelect-v0"]
+    assert json.loads(path.read_text())[id] == entries[id]
+    entry = entries[id]
+    for changed in (
+        {"rows": 575},
+        {"sizes": entry["sizes"][:-1]},
+        {"shape": [51]},
+        {"new": 1},
+        {"counts": entry["counts"][::-1]},
+    ):
+        assert golden.differences({**entry, **changed}, entry) == list(changed)
+    assert golden.differences({}, entry) == list(entry)
 
 
 def first_scores(names):
@@ -321,7 +314,3 @@ def test_instances_redraw_order_and_cut_but_not_clusters():
     assert np.array_equal(stored.test.labels, other.test.labels)
     assert DataSelectEnv(other).task is other and DataSelectEnv(other, instance=0).task.instance == 0
     assert select(other, method="class_mix").instance == 1 and select(other, method="class_mix", instance=2).instance == 2
-
-
-if __name__ == "__main__":
-    GOLDEN.write_text(json.dumps({name: golden_rollout(name) for name in IDS}, indent=1) + "\n")

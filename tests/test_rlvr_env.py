@@ -1,11 +1,9 @@
 """The RLVR environments: the contract of the first family, on the simulator and on the embedded policy."""
 
-import json
 import subprocess
 import sys
 import warnings
 from dataclasses import replace
-from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -23,12 +21,12 @@ from dsenv.rlvr.env import DataSelectRLVREnv
 from dsenv.rlvr.policy import Policy
 from dsenv.rlvr.simulator import Simulator
 from dsenv.rlvr.training import Settings
-from tests.test_registry import ALLOWED_WARNINGS, play, same
+from tests.golden import play
+from tests.test_registry import ALLOWED_WARNINGS, same
 from tests.test_rlvr_questions import problems, write_folder
 
 SIMULATOR, ARITHMETIC = "DataSelectRLVR-Simulator-v0", "DataSelectRLVR-Arithmetic-v0"
 SHORT = {"batch": 4, "group": 4, "steps": 1, "budget": 64}
-GOLDEN = Path(__file__).parent / "golden_rollouts.json"
 
 
 @pytest.fixture(params=[SIMULATOR, ARITHMETIC])
@@ -126,25 +124,6 @@ def test_a_simulator_of_one_s_own_is_taken():
     assert env.training is own
     with pytest.raises(InputError, match="other questions or settings"):
         DataSelectRLVREnv(questions, policy=own, batch=8, steps=1)
-
-
-def test_golden_rollout_of_the_simulator():
-    golden = json.loads(GOLDEN.read_text())[SIMULATOR]
-    found = golden_rollout()
-    assert found["counts"] == golden["counts"] and found["shape"] == golden["shape"]
-    for key in ("scores", "observation"):
-        assert found[key] == pytest.approx(golden[key], abs=1e-6)
-
-
-def golden_rollout():
-    env = gym.make(SIMULATOR)
-    trace = play(env, 11)
-    return {
-        "counts": trace[-1][4]["counts"].tolist(),
-        "scores": [float(step[4]["score"]) for step in trace[1:]][::5],
-        "shape": list(env.observation_space.shape),
-        "observation": [float(x) for x in trace[-1][0][::7]],
-    }
 
 
 def test_embedding_clusters():

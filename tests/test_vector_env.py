@@ -106,17 +106,25 @@ def test_episodes_out_of_step_with_autoreset_disabled():
             same(ours.reset(options={"reset_mask": mine[2].copy()}), theirs.reset(options={"reset_mask": mine[2].copy()}))
 
 
-def test_gymnasium_wrappers_count_whole_episodes():
-    for mode in ("NextStep", "SameStep"):
-        env = gym.wrappers.vector.RecordEpisodeStatistics(
-            DataSelectVectorEnv(3, task="synthetic", picks=4, autoreset_mode=mode)
-        )
-        env.reset(seed=0)
-        lengths = []
+@pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, AutoresetMode.SAME_STEP])
+def test_gymnasium_wrappers_count_what_they_count_of_its_own(mode):
+    """Before 1.4 Gymnasium's wrapper miscounts with SAME_STEP, its own vector environment too."""
+    keywords = {"task": "synthetic", "picks": 4}
+
+    def lengths(env):
+        counted = gym.wrappers.vector.RecordEpisodeStatistics(env)
+        counted.reset(seed=0)
+        found = []
         for _ in range(15):
-            *_, over, _, info = env.step(np.array([0, 1, 2]))
-            lengths += info["episode"]["l"][over].tolist() if over.any() else []
-        assert lengths and set(lengths) == {4}
+            *_, over, _, info = counted.step(np.array([0, 1, 2]))
+            found += info["episode"]["l"][over].tolist() if over.any() else []
+        return found
+
+    single = gym.vector.SyncVectorEnv([lambda: DataSelectEnv(**keywords)] * 3, autoreset_mode=mode)
+    ours = lengths(DataSelectVectorEnv(3, autoreset_mode=mode, **keywords))
+    assert ours == lengths(single) and len(ours) >= 9
+    if mode == AutoresetMode.NEXT_STEP:
+        assert set(ours) == {4}
 
 
 def test_make_vec_takes_it_by_default():

@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks.fuzz.surface import HANG_SECONDS, MEMORY_BYTES, SHOWN_BYTES
 from benchmarks.fuzz.surfaces import all_surfaces
-from benchmarks.records import provenance
+from benchmarks.records import provenance, read_record
 from dsenv.errors import ending_cleanly, one_of
 from dsenv.files import atomic_write
 
@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--surface", action="append", help="one of the surfaces; may be given several times (default: all)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=1, help="surfaces at a time")
-    parser.add_argument("--json", type=Path, help="write what was tried and found")
+    parser.add_argument("--json", type=Path, help="write what was tried and found; with --surface, the others' stay")
     given = parser.parse_args(arguments)
     with tempfile.TemporaryDirectory(dir=MEMORY_FOLDER if MEMORY_FOLDER.is_dir() else None) as folder:
         (Path(folder) / "listed").mkdir()
@@ -60,8 +60,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         with ThreadPoolExecutor(given.jobs) as pool:
             tallies = dict(zip(names, pool.map(one, names), strict=True))
+    stored = read_record(given.json) if given.json and given.surface else {}
+    tallies = {**stored.get("surfaces", {}), **tallies}
     record = {
         **provenance("benchmarks.fuzz", {"seconds": given.seconds, "seed": given.seed, "jobs": given.jobs}),
+        **stored,
         "limits": {"seconds": HANG_SECONDS, "bytes": MEMORY_BYTES},
         "inputs": sum(tally["tried"] for tally in tallies.values()),
         "refused": sum(tally["refused"] for tally in tallies.values()),
@@ -116,7 +119,7 @@ def _fuzz(name: str, folder: Path, seconds: float, seed: int, *, guided: bool) -
         ended = signal.Signals(-status).name if status < 0 else f"status {status}"
         data = base64.b64encode(last.read_bytes()[:SHOWN_BYTES]).decode()
         tally["findings"]["process"] = {"error": f"ended with {ended}: {told}", "count": 1, "input": data}
-    return {"engine": "atheris" if guided else "hypothesis", "seconds": round(seconds), **tally}
+    return {"engine": "atheris" if guided else "hypothesis", "seconds": round(seconds), "seed": seed, **tally}
 
 
 if __name__ == "__main__":

@@ -131,6 +131,8 @@ class ScoreStore:
         with self._transaction("IMMEDIATE") as connection:
             for entry in checked:
                 _insert(connection, entry)
+            for entry in checked:
+                _check_found(connection, entry.key)
 
     def describe(self, description: Description) -> None:
         """Keep what a recipe's digest stands for."""
@@ -271,9 +273,14 @@ def _insert(connection: sqlite3.Connection, entry: Entry) -> Entry | None:
             "VALUES ((SELECT id FROM scores WHERE key = ?), ?, ?, ?, ?, ?, ?, ?, ?)",
             (entry.key.digest, entry.key.digest, *entry.to_row()),
         )
-        if _find(connection, entry.key) is None:  # SQLite does not see that its index is out of order
-            raise _damage("a score that was written is not found")
+        _check_found(connection, entry.key)
     return held
+
+
+def _check_found(connection: sqlite3.Connection, key: Key) -> None:
+    """Refuse a file that does not give back what was written: SQLite does not see that an index is out of order."""
+    if _find(connection, key) is None:
+        raise _damage("a score that was written is not found")
 
 
 def _insert_description(connection: sqlite3.Connection, description: Description) -> None:
