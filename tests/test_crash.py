@@ -258,6 +258,7 @@ def test_a_full_disk_and_a_store(small_disk):
         assert store.info().scores == len(entries)
 
 
+@pytest.mark.slow
 def test_commands_on_a_full_disk_end_with_a_line(small_disk, tmp_path_factory):
     (folder, full), inputs = small_disk, tmp_path_factory.mktemp("inputs")
     rows = synthetic_texts(rows=900, held_out=90).train
@@ -416,6 +417,7 @@ def test_two_commands_keep_in_one_run(tmp_path):
     assert not [name for name in names(tmp_path) if MINE.fullmatch(name)]
 
 
+@pytest.mark.slow
 def test_two_leaderboards_in_one_folder(tmp_path):
     common = ("--ids", ID, "--evaluations", 64, "--seeds", 8, "--json", "leaderboard.json")
     agents = [("greedy", "swap"), ("best_of", "swap")]

@@ -79,23 +79,33 @@ def work(use, kept):
         yield 1
 
 
-@pytest.mark.parametrize("kind", ["memory", "objects", "files", "threads", "nothing"])
-def test_what_is_kept_is_found(kind):
-    use = {
-        "memory": bytes_kept,
-        "objects": objects_kept,
-        "files": files_kept,
-        "threads": threads_kept,
-        "nothing": nothing_kept,
-    }
+KINDS = {
+    "memory": bytes_kept,
+    "objects": objects_kept,
+    "files": files_kept,
+    "threads": threads_kept,
+    "nothing": nothing_kept,
+}
+
+
+def faults_of(kind):
     kept = []
     try:
-        faults = soak.measure(work(use[kind], kept), 100, samples=20)["faults"]
+        return soak.measure(work(KINDS[kind], kept), 100, samples=20)["faults"]
     finally:
         for one in kept:
             getattr(one, "set", getattr(one, "close", int))()
-    words = [fault.split()[0] for fault in faults]
-    assert kind in words if kind != "nothing" else words == []
+
+
+def test_what_is_kept_is_found():
+    """In a process of its own: in a large one a leak is a small share."""
+    code = "import json; from tests.test_soak import KINDS, faults_of; print(json.dumps({k: faults_of(k) for k in KINDS}))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=soak.RESULTS.parent.parent
+    )
+    for kind, faults in json.loads(done.stdout.splitlines()[-1]).items():
+        words = [fault.split()[0] for fault in faults]
+        assert kind in words if kind != "nothing" else words == [], (kind, faults)
 
 
 def test_caches_are_bounded():

@@ -313,7 +313,10 @@ SUMMARIES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SUMMARIES)
+HEAVY = ("proxy_variants", "fidelity")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] if name in HEAVY else []) for name in SUMMARIES])
 def test_tampered_summaries_are_found(name, tmp_path):
     """Single numbers of a committed record that are off by a little are found, and nothing else."""
     for beside in (name, "target_scores.json", "fidelity.json"):
