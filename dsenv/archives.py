@@ -7,6 +7,7 @@ Every member has a CRC-32, so damage is seen. No pickle is ever read.
 from __future__ import annotations
 
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -25,7 +26,7 @@ Shape = tuple[int, ...]
 # What zipfile, zlib and numpy raise for bytes that are no archive of arrays.
 _UNREADABLE = (
     OSError, ValueError, KeyError, EOFError, IndexError, AttributeError, TypeError, NotImplementedError, RuntimeError,
-    OverflowError, MemoryError, SyntaxError, struct.error, zipfile.BadZipFile, zlib.error,
+    OverflowError, MemoryError, SyntaxError, struct.error, tokenize.TokenError, zipfile.BadZipFile, zlib.error,
 )  # fmt: skip
 
 

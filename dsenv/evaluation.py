@@ -33,7 +33,7 @@ from dsenv.registration import ENTRY_POINT
 from dsenv.search import SEARCHES, Agent, Evaluator, run
 from dsenv.seeding import generator
 from dsenv.stats import regret
-from dsenv.task import RESPONSE_SKILL, SelectionTask
+from dsenv.task import REPORTED, RESPONSE_SKILL, SelectionTask
 
 SPLITS = ("reward", "selection", "test")
 REPORTED_METRICS = ("accuracy", "macro_f1", "brier_skill")
@@ -117,7 +117,10 @@ class Result:
             InputError: where the line is no result.
         """
         found = parse_json(line, cls, "not a result")
-        needed = {"accuracy", "macro_f1", *([found.metric] if found.metric else [])}
+        scored = [found.metric] if found.metric in (*METRICS, RESPONSE_SKILL) else []  # as ``score_rows`` has them
+        needed = {"accuracy", "macro_f1", *scored}
+        if found.reported not in ("", *REPORTED):
+            raise InputError(f"not a result: reported is {found.reported!r}; allowed are {', '.join(REPORTED)}")
         for split in SPLITS:
             if missing := needed - set(found.scores.get(split, {})):
                 raise InputError(f"not a result: scores has no {min(missing)} of the {split} rows")
@@ -288,6 +291,8 @@ def import_function(name: str) -> Callable[..., Any]:
         inspect.signature(found).bind(None, None)
     except TypeError as error:
         raise InputError(f"{name!r}: {error}; an agent takes (evaluator, rng), a policy (observation, info)") from error
+    except ValueError:  # one in C says nothing of its arguments
+        pass
     return found
 
 

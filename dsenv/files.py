@@ -19,6 +19,8 @@ from dsenv.errors import InputError
 
 LEFT_OVER_SECONDS = 24 * 3600.0
 WAIT_SECONDS = 60.0
+LONGEST_NAME = 200  # letters of a name that are repeated in the temporary one
+OF_A_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 def cache_folder(cache_dir: str | Path | None = None) -> Path:
@@ -51,7 +53,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         OSError: where nothing can be written (no right, a full disk); it names ``path``.
     """
     path = Path(path)
-    folder = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    folder = path.with_name(f".{path.name[:LONGEST_NAME]}.{secrets.token_hex(4)}.tmp")
     temporary = folder / "content"
     with _naming(path, folder, temporary):
         _make_folder(path.parent)
@@ -64,7 +66,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             temporary.replace(path)
         finally:
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # what stays is a left-over, and hides no error
     with suppress(OSError):  # some file systems refuse to sync a folder
         descriptor = os.open(path.parent, os.O_RDONLY)
         try:
@@ -120,7 +122,7 @@ def _make_folder(folder: Path) -> None:
 
 def _remove_left_over(path: Path) -> None:
     """Remove what killed writers of a path have left, once nobody can be at work on it."""
-    for folder in path.parent.glob(f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"):
+    for folder in path.parent.glob(f".{glob.escape(path.name[:LONGEST_NAME])}.{'[0-9a-f]' * 8}.tmp"):
         with suppress(OSError):  # another process was faster, or it is another user's
             if time.time() - max(each.stat().st_mtime for each in (folder, *folder.iterdir())) > LEFT_OVER_SECONDS:
                 shutil.rmtree(folder)
@@ -132,7 +134,8 @@ def _naming(path: Path, *own: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno is None or error.filename not in (None, *own, *map(str, own)):
+        ours = error.filename in (*own, *map(str, own)) or (error.filename is None and error.errno in OF_A_DISK)
+        if error.errno is None or not ours:
             raise
         raise OSError(error.errno, error.strerror, str(path)) from error
     except SafetensorError as error:  # of a full disk, say

@@ -272,7 +272,7 @@ def _run(row: Result, instances: Any) -> Run:
         normalised["reward"] = normalised_score(row.score, ends["zero"]["reward"], ends["one"]["reward"])
     # What is best on reward rows may gain nothing on an instance's test rows: one unit for all instances.
     gap = float(np.mean([one["one"]["test"] - one["zero"]["test"] for one in instances.values()]))
-    if gap > 0:
+    if gap > 0 and _metric(row) in row.scores["test"]:
         zero = ends["zero"]["test"]
         normalised["test"] = normalised_score(row.scores["test"][_metric(row)], zero, zero + gap)
     return Run(row, normalised)

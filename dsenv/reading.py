@@ -14,16 +14,23 @@ Whole = Annotated[int, msgspec.Meta(ge=0, le=LARGEST)]  # what an int64 array ho
 Read = TypeVar("Read")
 
 
-def is_file(path: str | Path) -> bool:
-    """Return whether there is a plain file; no name, however long, raises."""
+def check_file(path: str | Path, what: str) -> None:
+    """Refuse what is no plain file: a folder, a pipe or a device, so that no read waits or never ends.
+
+    Raises:
+        InputError: naming the path, what it should be, and what it is.
+    """
     try:
-        return Path(path).is_file()
-    except OSError:
-        return False
+        if Path(path).is_file():
+            return
+        reason = "it is a folder, a pipe or a device" if Path(path).exists() else "there is no such file"
+    except OSError as error:  # no right to look, a name that is too long
+        reason = str(error)
+    raise InputError(f"{str(path)!r} is not a readable {what}: {reason}")
 
 
 def read_bytes(path: str | Path, what: str) -> bytes:
-    """Return the bytes of a plain file; a folder, a pipe or a device is refused, so that no read waits or never ends.
+    """Return the bytes of a plain file.
 
     Args:
         path: of the file.
@@ -32,11 +39,9 @@ def read_bytes(path: str | Path, what: str) -> bytes:
     Raises:
         InputError: where there is no such file, or it cannot be read.
     """
-    path = Path(path)
-    if not is_file(path):
-        raise InputError(f"{str(path)!r} is not a readable {what}: there is no such file")
+    check_file(path, what)
     try:
-        return path.read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise InputError(f"{str(path)!r} is not a readable {what}: {error}") from error
 

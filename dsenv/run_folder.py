@@ -72,7 +72,7 @@ class RunFolder:
     def commands(self) -> list[str]:
         """The command lines that wrote here, oldest first."""
         path = self.path / "commands.txt"
-        return path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+        return path.read_text(encoding="utf-8", errors="backslashreplace").splitlines() if path.is_file() else []
 
     def keep_task(self, task: SelectionTask) -> None:
         """Keep the task.

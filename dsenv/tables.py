@@ -14,7 +14,7 @@ from typing import Any
 
 from dsenv.errors import InputError, require
 from dsenv.files import atomic_write
-from dsenv.reading import is_file, read_bytes
+from dsenv.reading import check_file, read_bytes
 
 SUFFIXES = (".parquet", ".csv", ".tsv", ".jsonl")
 DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -128,8 +128,7 @@ def _long_cells() -> Iterator[None]:
 
 def _parquet(path: Path) -> Columns:
     library, parquet = require("pyarrow", "build"), require("pyarrow.parquet", "build")
-    if not is_file(path):
-        raise InputError(f"{str(path)!r} is not a readable table: there is no such file")
+    check_file(path, "table")
     try:
         with parquet.ParquetFile(path) as file:
             held = file.metadata
@@ -142,7 +141,7 @@ def _parquet(path: Path) -> Columns:
 def _check_cells(columns: int, rows: int, size: int, path: Path) -> None:
     """Refuse a small file that says it is a huge table, before the cells are made."""
     if columns * rows > FREE_CELLS + CELLS_A_BYTE * size:
-        raise InputError(f"{str(path)!r} has {columns} columns in {rows} rows, of {size} bytes: most cells would be empty")
+        raise InputError(f"{str(path)!r} has {columns} columns in {rows} rows, of {size} bytes: too many cells for its size")
 
 
 def _delimited(data: bytes, path: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from dsenv.archives import Arrays, Shape, read_arrays
 from dsenv.errors import InputError, TaskFileError
 from dsenv.files import atomic_write
-from dsenv.reading import Whole, convert, is_file
+from dsenv.reading import Whole, check_file, convert
 
 FORMAT = 1
 TRAIN, REWARD, SELECTION, TEST, UNUSED = 0, 1, 2, 3, -1
@@ -67,8 +67,7 @@ def read_task_file(path: Path) -> tuple[Arrays, dict[str, Any]]:
         InputError: where there is no such file.
         TaskFileError: where it is truncated, altered, of another version, or holds what no task can be.
     """
-    if not is_file(path):
-        raise InputError(f"no task file {str(path)!r}")
+    check_file(path, "task file")
     try:
         arrays = read_arrays(path, _kinds)
         metadata = json.loads(arrays.pop("metadata").tobytes())

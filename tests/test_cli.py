@@ -150,7 +150,7 @@ def test_the_version_is_shown(tmp_path):
     ("arguments", "says"),
     [
         (("select", "googleplai"), "Did you mean 'googleplay'"),
-        (("select", "none.npz"), "no task file"),
+        (("select", "none.npz"), "not a readable task file"),
         (("select", "synthetic", "--budget", "0"), "above 0 up to 1"),
         (("build", "nowhere"), "no dataset 'nowhere'"),
         (("evaluate", "swap", "--id", "DataSelect-Nope-v0"), "DataSelect-Nope"),

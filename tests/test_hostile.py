@@ -29,6 +29,7 @@ from dsenv.evaluation import ReplayError, Result, evaluate_counts, load_rows, re
 from dsenv.proxies.entries import _signed, read_lines
 from dsenv.proxies.store import ScoreStore
 from dsenv.proxies.surrogate import SurrogateProxy
+from dsenv.run_folder import RunFolder
 from dsenv.selection import Selection
 from dsenv.selectors import select
 from dsenv.tables import read_table
@@ -160,6 +161,7 @@ def header(shape, dtype="|i1"):
         (b"\x93NUMPY\x01\x00\x76\x00{'descr': " + b"(" * 100 + b"\n", "not a readable task file"),
         (b"\x93NUMPY\x03\x00" + header((1,))[8:], "version"),
         (b"", "not a readable task file"),
+        (b"\x93NUMPY\x01\x00\x0b\x00{'descr': (", "not a readable task file"),
     ],
 )
 def test_headers_of_task_files_are_checked_before_anything_is_allocated(member, says, tmp_path):
@@ -318,8 +320,31 @@ def test_only_plain_files_are_read(tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     os.mkfifo(tmp_path / "pipe.parquet")
     for name in ("pipe.csv", "pipe.parquet"):
-        with pytest.raises(InputError, match="there is no such file"):
+        with pytest.raises(InputError, match="it is a folder, a pipe or a device"):
             read_table(tmp_path / name)
+    with pytest.raises(StoreError, match="a pipe"):
+        list(read_lines(tmp_path / "pipe"))
+    with pytest.raises(InputError, match="a pipe"):
+        SurrogateProxy.load(tmp_path / "pipe", samples.task(), samples.environment().plan)
+
+
+def test_results_of_metrics_that_no_ridge_has_come_back(tmp_path):
+    result = replace(samples.result(), metric="neg_response_loss")
+    assert Result.from_json(result.to_json()) == result
+    with pytest.raises(InputError, match="reported is 'recall'"):
+        Result.from_json(genuine_result(reported="recall"))
+
+
+def test_damaged_commands_and_analysed_stores_stay_in_use(tmp_path):
+    (tmp_path / "commands.txt").write_bytes(b"\xff\n")
+    RunFolder(tmp_path).keep_command(["dsenv", "report"])
+    assert RunFolder(tmp_path).commands == ["\\xff", "dsenv report"]
+    path = samples.store(tmp_path / "a.sqlite")
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("ANALYZE")
+        connection.commit()
+    with ScoreStore(path) as opened:
+        assert opened.info().scores == len(samples.entries())
 
 
 def genuine_result(**change):
@@ -331,7 +356,7 @@ def genuine_result(**change):
     [
         ({"scores": {}}, "no accuracy of the reward rows"),
         ({"scores": {"reward": {"accuracy": 1}}}, "of the reward rows"),
-        ({"metric": "macro"}, "no macro of the reward rows"),
+        ({"metric": "response_skill"}, "no response_skill of the reward rows"),
         ({"actions": [-1]}, ">= 0"),
         ({"score": None}, "score"),
         ({"keywords": []}, "keywords"),

@@ -235,7 +235,7 @@ def test_small_ids_have_their_optimum_in_the_table():
         ({"task": None}, "task is missing"),
         ({"task": "googleplai"}, "Did you mean 'googleplay'"),
         ({"task": "googleplay:nois"}, "Did you mean 'noisy'"),
-        ({"task": "missing.npz"}, "no task file"),
+        ({"task": "missing.npz"}, "not a readable task file"),
     ],
 )
 def test_bad_keywords_are_named(keywords, says):

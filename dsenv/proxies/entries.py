@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from dsenv.dataset import Ints
 from dsenv.errors import InputError, StoreError
-from dsenv.reading import convert, parse_json
+from dsenv.reading import check_file, convert, parse_json
 
 SCORE_COLUMNS = "task, recipe, sample, counts, score, seconds, checksum"
 WIDTHS = (1, 4)  # bytes of a packed count
@@ -127,6 +127,7 @@ def read_lines(path: Path) -> Generator[Entry | Description]:
         StoreError: for a file that cannot be read, or a line that is something else.
     """
     try:
+        check_file(path, "file of exported scores")
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 try:
@@ -136,7 +137,7 @@ def read_lines(path: Path) -> Generator[Entry | Description]:
                         f"{str(path)!r}, line {number} is not an exported score ({error}): remove the line"
                     ) from error
                 yield record
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, InputError) as error:
         raise StoreError(f"{str(path)!r} cannot be read as exported scores: {error}") from error
 
 

@@ -131,7 +131,7 @@ class ScoreStore:
         with self._transaction("IMMEDIATE") as connection:
             for entry in checked:
                 _insert(connection, entry)
-            for entry in checked:
+            for entry in checked:  # later ones may have moved an index that is out of order
                 _check_found(connection, entry.key)
 
     def describe(self, description: Description) -> None:
@@ -384,8 +384,8 @@ def _connect(path: Path, options: str) -> sqlite3.Connection:
 
 def _check_tables(connection: sqlite3.Connection, path: Path) -> None:
     """Refuse a file whose tables are not those that are made here: a view or a trigger runs what its maker wrote."""
-    found = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL ORDER BY sql").fetchall()
-    if [sql for (sql,) in found] != sorted(table.encode() for table in _TABLES):
+    found = connection.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL AND name NOT GLOB 'sqlite_*'").fetchall()
+    if sorted(sql for (sql,) in found) != sorted(table.encode() for table in _TABLES):
         raise StoreError(f"{str(path)!r} is not a store of scores, its tables are others: give another path")
 
 

@@ -20,7 +20,7 @@ from dsenv.metrics import METRICS, NEG_RESPONSE_LOSS, Doubles
 from dsenv.picks import PickPlan, draw_counts
 from dsenv.proxies import Memory, Proxy, RowSample, empty_score, recipe_digest, rows_digest
 from dsenv.proxies.reward_models import MODELS, Weights, first_weights, predict_scores, train_model
-from dsenv.reading import convert, parse_json
+from dsenv.reading import check_file, convert, parse_json
 from dsenv.seeding import generator
 from dsenv.task import RESPONSE_SKILL, SelectionTask
 
@@ -260,6 +260,7 @@ class SurrogateProxy:
             MissingExtraError: without the extra ``finetune``.
         """
         library = require("safetensors", "finetune")
+        check_file(path, "surrogate")
         try:
             with library.safe_open(path, "numpy") as file:
                 metadata = file.metadata() or {}

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from dsenv.errors import InputError, require
 from dsenv.files import atomic_write
-from dsenv.reading import parse_json
+from dsenv.reading import check_file, convert, parse_json
 from dsenv.rlvr.controllers.controller import Controller
 from dsenv.rlvr.grpo import GRPO
 
@@ -52,6 +52,7 @@ def load_snapshot(path: str | Path, training: GRPO, controller: Controller) -> d
     """
     path = Path(path)
     safetensors = require("safetensors", "finetune")
+    check_file(path, "snapshot")
     try:
         with safetensors.safe_open(path, "numpy") as file:
             meta = parse_json((file.metadata() or {})["dsenv"], dict[str, Any], "its facts")
@@ -68,10 +69,10 @@ def load_snapshot(path: str | Path, training: GRPO, controller: Controller) -> d
             raise InputError(f"{str(path)!r} is no snapshot or is damaged: it holds {name!r}")
         parts[owner][rest] = value
     try:
+        notes = convert(meta.get("notes"), dict[str, Any])
         training.put_state(parts["training"], meta["counts"])
         controller.restore(parts["controller"])
-        notes: dict[str, Any] = meta["notes"]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
         raise InputError(f"{str(path)!r} is no snapshot or is damaged: {error!r}") from error
     return notes
 
