@@ -53,6 +53,7 @@ NAMES = (
     "surrogate",
     "vector cache",
     "task, signed",
+    "task, members",
     "store, signed",
     "columns",
     "build",

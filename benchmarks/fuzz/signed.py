@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
+import zipfile
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -26,8 +28,33 @@ def signed_surfaces(folder: Path) -> list[Surface]:
     """Return the surfaces; the files lie in the folder."""
     return [
         Surface("task, signed", _Tasks(folder / "signed.npz").run, _Tasks.edits()),
+        Surface("task, members", _members(folder / "members.npz"), _member_edits()),
         Surface("store, signed", _Stores(folder / "signed.sqlite").run, _Stores.rows()),
     ]
+
+
+def _member_edits() -> st.SearchStrategy[tuple[str, int, bytes]]:
+    """Bytes in the place of others near the beginning of a member, where its header is."""
+    text = st.text("(){}[]'\"\\,:#0123456789<>|iufOTrueFalse \n-", min_size=1, max_size=12).map(str.encode)
+    return st.tuples(st.sampled_from(sorted(samples.task().arrays)), st.integers(0, 140), text | st.binary(max_size=8))
+
+
+def _members(path: Path) -> Callable[[tuple[str, int, bytes]], None]:
+    """Task files of which a member was changed, and its CRC-32 with it."""
+    samples.task().save(path)
+    with zipfile.ZipFile(path) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+
+    def run(edit: tuple[str, int, bytes]) -> None:
+        name, place, data = edit
+        member = held[f"{name}.npy"]
+        changed = {**held, f"{name}.npy": member[:place] + data + member[place + len(data) :]}
+        with zipfile.ZipFile(path, "w") as archive:
+            for each, content in changed.items():
+                archive.writestr(each, content)
+        SelectionTask.load(path)
+
+    return run
 
 
 class _Tasks:
