@@ -6,6 +6,7 @@ Every member has a CRC-32, so damage is seen. No pickle is ever read.
 
 from __future__ import annotations
 
+import math
 import struct
 import tokenize
 import zipfile
@@ -80,8 +81,5 @@ def _check_header(archive: zipfile.ZipFile, member: zipfile.ZipInfo, name: str, 
         begins = file.tell()
     if dtype.kind not in kinds or dtype.subdtype is not None:
         raise ValueError(f"the array {name!r} of type {dtype} is unknown")
-    count = 1
-    for length in shape:
-        count *= length
-    if count * dtype.itemsize != member.file_size - begins:
+    if math.prod(shape) * dtype.itemsize != member.file_size - begins:
         raise ValueError(f"{name} of shape {shape} and type {dtype} does not fit its {member.file_size - begins} bytes")

@@ -95,8 +95,7 @@ def build_task(
     check_whole("seed", seed, 0)
     splits = dataset.splits
     sizes = {split: len(rows) for split, rows in splits.items()}
-    check_whole("max_rows", max_rows, 1)
-    dimensions = _dimensions(dimensions, min(sizes["train"], max_rows))
+    dimensions = _dimensions(dimensions, sizes["train"], max_rows)
     _check_sizes(sizes, reported, dimensions, max_rows, len(dataset.class_names))
     chosen, clusters = _pool(dataset.train.strata, max_rows, clusters, seed)
     if vectors is None:
@@ -184,7 +183,7 @@ def build_task_from_vectors(
         raise InputError("the training labels are of one class only; at least two are needed")
     if class_names is None and int(ids["train"].max()) >= len(ids["train"]):
         raise InputError(
-            f"{'train'!r} has the label {ids['train'].max()} in {len(ids['train'])} rows: class ids are 0 to C - 1; give "
+            f"'train' has the label {ids['train'].max()} in {len(ids['train'])} rows: class ids are 0 to C - 1; give "
             "class_names= where some have no row"
         )
     if class_names is not None and (isinstance(class_names, (str, Mapping)) or not isinstance(class_names, Sequence)):
@@ -196,8 +195,7 @@ def build_task_from_vectors(
     check_whole("seed", seed, 0)
     sizes = {split: len(found) for split, found in ids.items()}
     most = sizes["train"] if max_rows is None else max_rows
-    check_whole("max_rows", most, 1)
-    dimensions = _dimensions(dimensions, min(sizes["train"], most))
+    dimensions = _dimensions(dimensions, sizes["train"], most)
     _check_sizes(sizes, reported, dimensions, most, len(names))
     vectors = checked_vectors(vectors, sizes)
     given = {split: _checked_sources(split, sources, size) for split, size in sizes.items()}
@@ -410,8 +408,10 @@ def _stage(name: str, stage: str) -> Iterator[None]:
     log.info("build %s: %s in %.2f s", name, stage, time.perf_counter() - started)
 
 
-def _dimensions(asked: int | None, rows: int) -> int:
-    return min(DIMENSIONS, max(FEWEST_DIMENSIONS, rows // ROWS_A_DIMENSION)) if asked is None else asked
+def _dimensions(asked: int | None, rows: int, max_rows: int) -> int:
+    check_whole("max_rows", max_rows, 1)
+    pool = min(rows, max_rows)
+    return min(DIMENSIONS, max(FEWEST_DIMENSIONS, pool // ROWS_A_DIMENSION)) if asked is None else asked
 
 
 def _check_sizes(sizes: Mapping[str, int], reported: str, dimensions: int, max_rows: int, classes: int) -> None:
